@@ -1,0 +1,3 @@
+//! The state machine of one partition: pure, it takes an input and the time and returns effects.
+
+pub mod io;

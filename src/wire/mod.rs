@@ -1,0 +1,1 @@
+//! Protobuf and JSON to and from the model.
