@@ -1,5 +1,7 @@
 //! Where records come from: Kafka.
 
+pub mod kafka;
+
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
