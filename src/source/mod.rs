@@ -1,5 +1,6 @@
 //! Where records come from: Kafka.
 
+pub mod dead_letters;
 pub mod kafka;
 
 use bytes::Bytes;

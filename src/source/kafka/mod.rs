@@ -33,7 +33,7 @@ use tokio::sync::mpsc;
 
 pub use locate::Refusal;
 pub use prepare::{PrepareError, StreamInfo, prepare};
-pub use settings::{KafkaSettings, is_reserved};
+pub use settings::KafkaSettings;
 
 use self::context::{FetcherContext, GroupEvent, MemberContext};
 use self::handover::Commits;

@@ -1,5 +1,6 @@
 //! How the clients of librdkafka are set up.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use rdkafka::ClientConfig;
@@ -20,8 +21,8 @@ pub struct KafkaSettings {
     pub replication: i32,
     /// `sasl.password`; never logged.
     pub password: Option<String>,
-    /// Handed to librdkafka, but for those that [`is_reserved`].
-    pub properties: Vec<(String, String)>,
+    /// Further settings of librdkafka; what the service relies on wins over them.
+    pub properties: BTreeMap<String, String>,
     /// `stream.epoch`.
     pub epoch: u32,
 }
@@ -36,34 +37,6 @@ impl fmt::Debug for KafkaSettings {
             .field("epoch", &self.epoch)
             .finish_non_exhaustive()
     }
-}
-
-/// What the service relies on. `stream.kafka.properties` can't change it.
-const RESERVED: [(&str, &str); 19] = [
-    ("bootstrap.servers", "stream.kafka.brokers"),
-    ("metadata.broker.list", "stream.kafka.brokers"),
-    ("group.id", "stream.kafka.group"),
-    ("sasl.password", "stream.kafka.password_file"),
-    ("enable.auto.commit", ""),
-    ("auto.commit.enable", ""),
-    ("enable.auto.offset.store", ""),
-    ("auto.offset.reset", ""),
-    ("enable.partition.eof", ""),
-    ("partition.assignment.strategy", ""),
-    ("group.protocol", ""),
-    ("isolation.level", ""),
-    ("check.crcs", ""),
-    ("allow.auto.create.topics", ""),
-    ("statistics.interval.ms", ""),
-    ("acks", ""),
-    ("request.required.acks", ""),
-    ("enable.idempotence", ""),
-    ("transactional.id", ""),
-];
-
-/// Whether a property of librdkafka is one that the service sets itself, so that it can't be configured.
-pub fn is_reserved(property: &str) -> bool {
-    RESERVED.iter().any(|(name, _)| *name == property)
 }
 
 /// The longest wait of a fetch that was held back because the prefetch was full.
@@ -96,7 +69,7 @@ impl KafkaSettings {
         for (name, value) in preferences {
             config.set(*name, *value);
         }
-        for (name, value) in self.properties.iter().filter(|(name, _)| !is_reserved(name)) {
+        for (name, value) in &self.properties {
             config.set(name, value);
         }
         config.set("bootstrap.servers", &self.brokers);
