@@ -67,7 +67,10 @@ impl<S: Store, D: DeadLetterSink> Runner<S, D> {
     /// Stores the durable position, trying for as long as the partition is owned.
     pub fn store_position(&self, origin: &Origin, durable: LogPosition) {
         let (store, inbox, origin) = (self.store.clone(), self.inbox.clone(), origin.clone());
-        let position = StoredPosition { durable, stream: self.stream.clone() };
+        let position = StoredPosition {
+            durable,
+            stream: self.stream.clone(),
+        };
         self.runtime.spawn(async move {
             let store_once = || store.store_position(origin.partition, &position);
             if origin.until_done(store.outage(), store_once).await {

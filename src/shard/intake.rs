@@ -35,7 +35,12 @@ pub struct Intake {
 }
 
 impl Intake {
-    pub fn new(partition: PartitionId, partition_count: u32, limits: RecordLimits, queued: Arc<AtomicUsize>) -> Self {
+    pub fn new(
+        partition: PartitionId,
+        partition_count: u32,
+        limits: RecordLimits,
+        queued: Arc<AtomicUsize>,
+    ) -> Self {
         Intake {
             partition,
             partition_count,
@@ -70,19 +75,35 @@ impl Intake {
         if self.sending.is_some() {
             return Next::Nothing;
         }
-        let Some(record) = self.records.pop_front() else { return Next::Nothing };
+        let Some(record) = self.records.pop_front() else {
+            return Next::Nothing;
+        };
         self.queued.fetch_sub(1, Ordering::Relaxed);
         self.last_timestamp_ms = record.timestamp_ms;
-        let place = Place { partition: self.partition, partition_count: self.partition_count };
+        let place = Place {
+            partition: self.partition,
+            partition_count: self.partition_count,
+        };
         let is_json = record::is_json(&record.headers);
-        match record::decode(record.key.as_deref(), record.value.as_deref(), is_json, place, &self.limits) {
+        match record::decode(
+            record.key.as_deref(),
+            record.value.as_deref(),
+            is_json,
+            place,
+            &self.limits,
+        ) {
             Ok(event) => Next::Event(record.offset, event),
             Err(unusable) => {
                 self.sending = Some(record.offset);
                 self.dead_letters[index_of(unusable.reason)] += 1;
                 let offset = record.offset;
                 let reason = unusable.reason.name();
-                let letter = DeadLetter { partition: self.partition, record, reason, detail: unusable.detail };
+                let letter = DeadLetter {
+                    partition: self.partition,
+                    record,
+                    reason,
+                    detail: unusable.detail,
+                };
                 Next::Unusable(offset, Box::new(letter))
             }
         }

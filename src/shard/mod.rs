@@ -96,9 +96,16 @@ struct Assign {
 
 /// A question to a partition.
 enum Asked {
-    Get { keys: Vec<ReadStateKey>, after: Option<Offset>, timeout: Duration },
+    Get {
+        keys: Vec<ReadStateKey>,
+        after: Option<Offset>,
+        timeout: Duration,
+    },
     Stamp,
-    Overview { rows: UserRows, timeout: Duration },
+    Overview {
+        rows: UserRows,
+        timeout: Duration,
+    },
 }
 
 /// How one partition is, and what it counted.
@@ -126,9 +133,15 @@ impl Shards {
         runtime: tokio::runtime::Handle,
     ) -> std::io::Result<Self> {
         let (live, _) = watch::channel(BTreeSet::new());
-        let (inboxes, receivers): (Vec<_>, Vec<_>) =
-            (0..settings.threads.max(1)).map(|_| crossbeam_channel::unbounded()).unzip();
-        let inner = Arc::new(Inner { settings, inboxes, owned: Mutex::default(), live });
+        let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..settings.threads.max(1))
+            .map(|_| crossbeam_channel::unbounded())
+            .unzip();
+        let inner = Arc::new(Inner {
+            settings,
+            inboxes,
+            owned: Mutex::default(),
+            live,
+        });
         for (index, receiver) in receivers.into_iter().enumerate() {
             let runner = effects::Runner {
                 store: store.clone(),
@@ -138,7 +151,9 @@ impl Shards {
                 stream: inner.settings.stream.clone(),
             };
             let worker = worker::Worker::new(receiver, runner, Arc::downgrade(&inner), &inner.settings);
-            std::thread::Builder::new().name(format!("shard-{index}")).spawn(move || worker.run())?;
+            std::thread::Builder::new()
+                .name(format!("shard-{index}"))
+                .spawn(move || worker.run())?;
         }
         Ok(Shards { inner })
     }
@@ -160,7 +175,12 @@ impl Shards {
         reports
     }
 
-    async fn ask(&self, partition: PartitionId, asked: Asked, timeout: Duration) -> Result<Reply, Unanswered> {
+    async fn ask(
+        &self,
+        partition: PartitionId,
+        asked: Asked,
+        timeout: Duration,
+    ) -> Result<Reply, Unanswered> {
         if !self.inner.owned().contains_key(&partition) {
             return Err(Unanswered::NotOwned);
         }
@@ -189,7 +209,11 @@ impl Inner {
     }
 
     fn share_out(&self, owned: &BTreeMap<PartitionId, Ownership>) -> Share {
-        let Share { read_states, channel_bytes, dirty } = self.settings.capacity;
+        let Share {
+            read_states,
+            channel_bytes,
+            dirty,
+        } = self.settings.capacity;
         let partitions = owned.len().max(1);
         let share = Share {
             read_states: read_states / partitions,
@@ -207,15 +231,32 @@ impl Owners for Shards {
     fn assign(&self, partition: PartitionId, assignment: u64, durable: LogPosition, live_at: Offset) {
         let queued = Arc::new(AtomicUsize::new(0));
         let mut owned = self.inner.owned();
-        owned.insert(partition, Ownership { assignment, queued: Arc::clone(&queued), durable });
+        owned.insert(
+            partition,
+            Ownership {
+                assignment,
+                queued: Arc::clone(&queued),
+                durable,
+            },
+        );
         let share = self.inner.share_out(&owned);
-        let assign = Assign { partition, assignment, durable, live_at, queued, share };
+        let assign = Assign {
+            partition,
+            assignment,
+            durable,
+            live_at,
+            queued,
+            share,
+        };
         self.inner.send(partition, Message::Assign(assign));
     }
 
     fn offer(&self, batch: RecordBatch) -> Result<(), RecordBatch> {
         let owned = self.inner.owned();
-        let Some(ownership) = owned.get(&batch.partition).filter(|owned| owned.assignment == batch.assignment) else {
+        let Some(ownership) = owned
+            .get(&batch.partition)
+            .filter(|owned| owned.assignment == batch.assignment)
+        else {
             return Ok(());
         };
         if ownership.queued.load(Ordering::Relaxed) >= QUEUED_RECORDS_MAX {
@@ -227,19 +268,24 @@ impl Owners for Shards {
     }
 
     fn caught_up(&self, partition: PartitionId, assignment: u64, next: Offset) {
-        self.inner.send(partition, Message::CaughtUp(partition, assignment, next));
+        self.inner
+            .send(partition, Message::CaughtUp(partition, assignment, next));
     }
 
     fn drain(&self, partition: PartitionId, assignment: u64) -> oneshot::Receiver<LogPosition> {
         let (done, drained) = oneshot::channel();
         self.inner.live.send_if_modified(|live| live.remove(&partition));
-        self.inner.send(partition, Message::Drain(partition, assignment, done));
+        self.inner
+            .send(partition, Message::Drain(partition, assignment, done));
         drained
     }
 
     fn forget(&self, partition: PartitionId, assignment: u64) {
         let mut owned = self.inner.owned();
-        if owned.get(&partition).is_some_and(|owned| owned.assignment == assignment) {
+        if owned
+            .get(&partition)
+            .is_some_and(|owned| owned.assignment == assignment)
+        {
             owned.remove(&partition);
             self.inner.live.send_if_modified(|live| live.remove(&partition));
             self.inner.share_out(&owned);
@@ -248,7 +294,11 @@ impl Owners for Shards {
     }
 
     fn durable(&self) -> Vec<(PartitionId, LogPosition)> {
-        self.inner.owned().iter().map(|(partition, owned)| (*partition, owned.durable)).collect()
+        self.inner
+            .owned()
+            .iter()
+            .map(|(partition, owned)| (*partition, owned.durable))
+            .collect()
     }
 
     fn end_seen(&self, partition: PartitionId, next: Offset) {
@@ -268,7 +318,10 @@ impl Partitions for Shards {
         after: Option<Offset>,
         timeout: Duration,
     ) -> Result<Vec<Result<Answer, Failure>>, Unanswered> {
-        answers(self.ask(partition, Asked::Get { keys, after, timeout }, timeout).await?)
+        answers(
+            self.ask(partition, Asked::Get { keys, after, timeout }, timeout)
+                .await?,
+        )
     }
 
     async fn take_stamp(&self, partition: PartitionId, timeout: Duration) -> Result<Stamp, Unanswered> {
@@ -284,11 +337,18 @@ impl Partitions for Shards {
         rows: UserRows,
         timeout: Duration,
     ) -> Result<Vec<Result<Answer, Failure>>, Unanswered> {
-        answers(self.ask(partition, Asked::Overview { rows, timeout }, timeout).await?)
+        answers(
+            self.ask(partition, Asked::Overview { rows, timeout }, timeout)
+                .await?,
+        )
     }
 
     async fn status(&self) -> Vec<Status> {
-        self.report().await.into_iter().map(|report| report.status).collect()
+        self.report()
+            .await
+            .into_iter()
+            .map(|report| report.status)
+            .collect()
     }
 }
 

@@ -42,12 +42,28 @@ pub struct Owned {
 
 impl Owned {
     pub fn new(assign: &Assign, settings: &ShardSettings) -> Self {
-        let Assign { partition: id, assignment, durable, live_at, queued, share } = assign;
+        let Assign {
+            partition: id,
+            assignment,
+            durable,
+            live_at,
+            queued,
+            share,
+        } = assign;
         let partition = Partition::new(settings.partition, *share, *assignment, *durable, *live_at);
         Owned {
             partition,
-            origin: Origin { partition: *id, assignment: *assignment, is_gone: Arc::new(AtomicBool::new(false)) },
-            intake: Intake::new(*id, settings.stream.partition_count, settings.records, Arc::clone(queued)),
+            origin: Origin {
+                partition: *id,
+                assignment: *assignment,
+                is_gone: Arc::new(AtomicBool::new(false)),
+            },
+            intake: Intake::new(
+                *id,
+                settings.stream.partition_count,
+                settings.records,
+                Arc::clone(queued),
+            ),
             pending_end: None,
             end_seen: Some(*live_at),
             behind_since: None,
@@ -108,7 +124,14 @@ impl Owned {
         while taken < RECORDS_AT_ONCE_MAX {
             match self.intake.next() {
                 Next::Event(offset, event) => {
-                    self.partition.handle(now, Input::Record { offset, event: Some(event) }, effects);
+                    self.partition.handle(
+                        now,
+                        Input::Record {
+                            offset,
+                            event: Some(event),
+                        },
+                        effects,
+                    );
                 }
                 Next::Unusable(offset, letter) => runner.send_dead_letter(&self.origin, offset, *letter),
                 Next::Nothing => break,
@@ -126,7 +149,8 @@ impl Owned {
     /// The dead letter at this offset is safe: the stream goes on past it.
     pub fn dead_lettered(&mut self, now: Millis, offset: Offset, effects: &mut Vec<Effect>) {
         if self.intake.dead_lettered(offset) {
-            self.partition.handle(now, Input::Record { offset, event: None }, effects);
+            self.partition
+                .handle(now, Input::Record { offset, event: None }, effects);
         }
     }
 
@@ -134,9 +158,15 @@ impl Owned {
         self.last_request += 1;
         let request = RequestId(self.last_request);
         self.waiting.insert(request, reply);
-        let deadline = |timeout: Duration| Millis(now.0 + timeout.saturating_sub(REPLY_MARGIN).as_millis() as u64);
+        let deadline =
+            |timeout: Duration| Millis(now.0 + timeout.saturating_sub(REPLY_MARGIN).as_millis() as u64);
         let input = match asked {
-            Asked::Get { keys, after, timeout } => Input::Get(Get { request, keys, after, deadline: deadline(timeout) }),
+            Asked::Get { keys, after, timeout } => Input::Get(Get {
+                request,
+                keys,
+                after,
+                deadline: deadline(timeout),
+            }),
             Asked::Stamp => Input::TakeStamp(request),
             Asked::Overview { rows, timeout } => Input::Overview(Overview {
                 request,
@@ -163,7 +193,11 @@ impl Owned {
         self.partition.handle(now, Input::Tick, effects);
         self.partition.settle(now, effects);
         let is_behind = self.end_seen.is_some_and(|end| end > self.next());
-        self.behind_since = if is_behind { self.behind_since.or(Some(now)) } else { None };
+        self.behind_since = if is_behind {
+            self.behind_since.or(Some(now))
+        } else {
+            None
+        };
     }
 
     /// Does what the partition wants done.
@@ -191,22 +225,30 @@ impl Owned {
     /// The partition is given up: nothing that is under way for it goes on trying.
     pub fn give_up(mut self) {
         self.intake.clear();
-        self.origin.is_gone.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.origin
+            .is_gone
+            .store(true, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// The offset that comes next.
     fn next(&self) -> Offset {
-        self.partition.position().offset().map_or(Offset(0), |last| Offset(last.0 + 1))
+        self.partition
+            .position()
+            .offset()
+            .map_or(Offset(0), |last| Offset(last.0 + 1))
     }
 
     pub fn report(&self, now: Millis, unix_ms: i64) -> Report {
         let standing = self.partition.standing();
         let next = standing.applied.offset().map_or(0, |last| last.0 + 1);
         let end = self.end_seen.map_or(0, |end| end.0);
-        let oldest_ms = self.intake.oldest_timestamp_ms().or(match standing.waiting_records {
-            0 => None,
-            _ => self.intake.last_timestamp_ms,
-        });
+        let oldest_ms = self
+            .intake
+            .oldest_timestamp_ms()
+            .or(match standing.waiting_records {
+                0 => None,
+                _ => self.intake.last_timestamp_ms,
+            });
         let lag_ms = match oldest_ms {
             Some(oldest) => (unix_ms - oldest).max(0) as u64,
             None => self.behind_since.map_or(0, |since| now.0 - since.0),
@@ -235,6 +277,11 @@ impl Owned {
             _ => None,
         };
         let counters = self.partition.counters().clone();
-        Report { status, counters, paused, dead_letters: self.intake.dead_letters }
+        Report {
+            status,
+            counters,
+            paused,
+            dead_letters: self.intake.dead_letters,
+        }
     }
 }

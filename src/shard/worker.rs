@@ -35,10 +35,23 @@ pub struct Worker<S, D> {
 const START_MS: u64 = 24 * 3600 * 1000;
 
 impl<S: Store, D: DeadLetterSink> Worker<S, D> {
-    pub fn new(inbox: Receiver<Message>, runner: Runner<S, D>, shards: Weak<Inner>, settings: &ShardSettings) -> Self {
+    pub fn new(
+        inbox: Receiver<Message>,
+        runner: Runner<S, D>,
+        shards: Weak<Inner>,
+        settings: &ShardSettings,
+    ) -> Self {
         let settings = settings.clone();
         let owned = BTreeMap::new();
-        Worker { inbox, runner, shards, settings, owned, effects: Vec::new(), started: Instant::now() }
+        Worker {
+            inbox,
+            runner,
+            shards,
+            settings,
+            owned,
+            effects: Vec::new(),
+            started: Instant::now(),
+        }
     }
 
     /// Runs until every handle to the threads is dropped.
@@ -111,7 +124,10 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
                 }
             }
             Message::Drain(partition, assignment, done) => {
-                let owned = self.owned.get_mut(&partition).filter(|owned| owned.assignment() == assignment);
+                let owned = self
+                    .owned
+                    .get_mut(&partition)
+                    .filter(|owned| owned.assignment() == assignment);
                 if let Some(owned) = owned {
                     owned.drain(now, done, effects);
                     owned.run(effects, &self.runner);
@@ -130,22 +146,34 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
                 None => drop(reply.send(Err(Unanswered::NotOwned))),
             },
             Message::Done(partition, assignment, input) => {
-                let owned = self.owned.get_mut(&partition).filter(|owned| owned.assignment() == assignment);
+                let owned = self
+                    .owned
+                    .get_mut(&partition)
+                    .filter(|owned| owned.assignment() == assignment);
                 if let Some(owned) = owned {
                     owned.handle(now, input, effects);
                     owned.run(effects, &self.runner);
                 }
             }
             Message::DeadLettered(partition, assignment, offset) => {
-                let owned = self.owned.get_mut(&partition).filter(|owned| owned.assignment() == assignment);
+                let owned = self
+                    .owned
+                    .get_mut(&partition)
+                    .filter(|owned| owned.assignment() == assignment);
                 if let Some(owned) = owned {
                     owned.dead_lettered(now, offset, effects);
                     owned.run(effects, &self.runner);
                 }
             }
             Message::Report(reply) => {
-                let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
-                let reports = self.owned.values().map(|owned| owned.report(now, unix_ms)).collect();
+                let unix_ms = SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .map_or(0, |since| since.as_millis() as i64);
+                let reports = self
+                    .owned
+                    .values()
+                    .map(|owned| owned.report(now, unix_ms))
+                    .collect();
                 // Who asked may have gone.
                 let _ = reply.send(reports);
             }
@@ -154,7 +182,9 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
 
     /// The partition, if it is still the ownership that is meant.
     fn owned_as(&mut self, partition: PartitionId, assignment: u64) -> Option<&mut Owned> {
-        self.owned.get_mut(&partition).filter(|owned| owned.assignment() == assignment)
+        self.owned
+            .get_mut(&partition)
+            .filter(|owned| owned.assignment() == assignment)
     }
 }
 
@@ -162,7 +192,11 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
 fn tell(shards: &Weak<Inner>, owned: &Owned) {
     let Some(shards) = shards.upgrade() else { return };
     let partition = owned.partition_id();
-    if let Some(ownership) = shards.owned().get_mut(&partition).filter(|it| it.assignment == owned.assignment()) {
+    if let Some(ownership) = shards
+        .owned()
+        .get_mut(&partition)
+        .filter(|it| it.assignment == owned.assignment())
+    {
         ownership.durable = owned.durable();
     }
     shards.live.send_if_modified(|live| match owned.is_live() {
