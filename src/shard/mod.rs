@@ -6,6 +6,7 @@
 mod effects;
 mod intake;
 mod owned;
+mod retry;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -136,6 +137,7 @@ impl Shards {
         let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..settings.threads.max(1))
             .map(|_| crossbeam_channel::unbounded())
             .unzip();
+        let outage = Arc::new(retry::Outage::default());
         let inner = Arc::new(Inner {
             settings,
             inboxes,
@@ -149,8 +151,14 @@ impl Shards {
                 runtime: runtime.clone(),
                 inbox: inner.inboxes[index].clone(),
                 stream: inner.settings.stream.clone(),
+                outage: Arc::clone(&outage),
             };
-            let worker = worker::Worker::new(receiver, runner, Arc::downgrade(&inner), &inner.settings);
+            let worker = worker::Worker::new(
+                receiver,
+                Arc::new(runner),
+                Arc::downgrade(&inner),
+                &inner.settings,
+            );
             std::thread::Builder::new()
                 .name(format!("shard-{index}"))
                 .spawn(move || worker.run())?;

@@ -115,7 +115,7 @@ impl Owned {
         &mut self,
         now: Millis,
         effects: &mut Vec<Effect>,
-        runner: &Runner<S, D>,
+        runner: &Arc<Runner<S, D>>,
     ) -> bool {
         if self.drained.is_some() || self.partition.is_congested() {
             return false;
@@ -138,10 +138,9 @@ impl Owned {
             }
             taken += 1;
         }
-        if self.intake.len() == 0 && !self.intake.is_sending() {
-            if let Some(next) = self.pending_end.take() {
-                self.partition.handle(now, Input::CaughtUp { next }, effects);
-            }
+        let is_at_end = self.intake.len() == 0 && !self.intake.is_sending();
+        if let Some(next) = self.pending_end.take_if(|_| is_at_end) {
+            self.partition.handle(now, Input::CaughtUp { next }, effects);
         }
         taken > 0
     }
@@ -201,7 +200,11 @@ impl Owned {
     }
 
     /// Does what the partition wants done.
-    pub fn run<S: Store, D: DeadLetterSink>(&mut self, effects: &mut Vec<Effect>, runner: &Runner<S, D>) {
+    pub fn run<S: Store, D: DeadLetterSink>(
+        &mut self,
+        effects: &mut Vec<Effect>,
+        runner: &Arc<Runner<S, D>>,
+    ) {
         for effect in effects.drain(..) {
             match effect {
                 Effect::Load { token, key, attempt } => runner.load(&self.origin, token, key, attempt),
@@ -270,6 +273,8 @@ impl Owned {
                 Phase::Live => "live",
                 Phase::Draining | Phase::Drained => "draining",
             },
+            committed: None,
+            events: self.partition.counters().events,
         };
         let paused = match (self.intake.is_sending(), self.partition.is_congested()) {
             (true, _) => Some("dead_letters"),

@@ -1,7 +1,7 @@
 //! A thread's loop: what came into the inbox first, then some records of each partition in turn.
 
 use std::collections::BTreeMap;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -23,7 +23,7 @@ const MESSAGES_AT_ONCE_MAX: usize = 1024;
 /// Drives the partitions of one thread.
 pub struct Worker<S, D> {
     inbox: Receiver<Message>,
-    runner: Runner<S, D>,
+    runner: Arc<Runner<S, D>>,
     shards: Weak<Inner>,
     settings: ShardSettings,
     owned: BTreeMap<PartitionId, Owned>,
@@ -37,7 +37,7 @@ const START_MS: u64 = 24 * 3600 * 1000;
 impl<S: Store, D: DeadLetterSink> Worker<S, D> {
     pub fn new(
         inbox: Receiver<Message>,
-        runner: Runner<S, D>,
+        runner: Arc<Runner<S, D>>,
         shards: Weak<Inner>,
         settings: &ShardSettings,
     ) -> Self {
