@@ -240,6 +240,11 @@ impl Oracle {
             .flat_map(|channel| channel.messages.iter().map(|(id, m)| (*id, m)))
     }
 
+    /// One message, deleted or not, or the mark of one.
+    pub fn message(&self, channel: u64, id: u64) -> Option<&Message> {
+        self.channels.get(&channel)?.messages.get(&id)
+    }
+
     /// The largest id of any message created in the channel, deleted or not; 0: none.
     pub fn newest_seen(&self, channel: u64) -> u64 {
         self.channels.get(&channel).map_or(0, |c| c.newest_seen)
@@ -413,12 +418,12 @@ impl Channel {
                 continue;
             }
             let direct = message.mentions.contains(&user);
-            let kept = direct && *id > state.forgotten;
+            let kept = u64::from(*id > state.forgotten);
             numbers.unread_exact += 1;
             numbers.mentions_exact += u64::from(direct || message.everyone);
             numbers.direct_exact += u64::from(direct);
-            mentions_kept += u64::from(kept || message.everyone);
-            direct_kept += u64::from(kept);
+            mentions_kept += kept * u64::from(direct || message.everyone);
+            direct_kept += kept * u64::from(direct);
         }
         let max = limits.max_unread_count;
         let cap = |count: u64| u32::try_from(count).map_or(max, |count| count.min(max));

@@ -33,8 +33,7 @@ impl Reported {
     /// `max_direct_mentions`, and those older than the channel's newest `max_unread_count` messages that were read
     /// before and marked unread again. It leaves open whether they are, so two answers are right then:
     /// the true numbers as if nothing had been forgotten, or `mentions_capped` with counts that are not above the true
-    /// ones. They may not be below what can't have been forgotten either: mentions of everyone are never forgotten,
-    /// nor are by-name mentions above the place up to which the contract permits it.
+    /// ones. They may not be below the mentions above the place up to which the contract permits forgetting either.
     ///
     /// The oracle keeps that place as one id for each read state, `forgotten`, and takes the contract at its most
     /// permissive, since a service must not be blamed for what it may do:
