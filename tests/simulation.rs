@@ -14,7 +14,19 @@ const THREADS: u64 = 2;
 const FAILURES_SHOWN_MAX: usize = 5;
 
 /// Seeds that once showed a bug.
-const REGRESSIONS: &[(u64, &str)] = &[];
+const REGRESSIONS: &[(u64, &str)] = &[
+    (237, "a question with a handed row waits for nodes nobody loads"),
+    (857, "an overview misses a read state that another owner began"),
+    (281, "an overview misses a read state that another owner began"),
+    (
+        329,
+        "a mark that passes no message makes the mention count capped",
+    ),
+    (
+        920,
+        "a mark that passes no message makes the mention count capped",
+    ),
+];
 
 fn variable(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;

@@ -363,6 +363,8 @@ impl<'a> World<'a> {
 
     fn take_effects(&mut self, index: usize, out: &mut Vec<Effect>, asked: Option<RequestId>) -> Outcome {
         for effect in out.drain(..) {
+            let retried = matches!(effect, Effect::Load { attempt: 1.., .. });
+            self.stats.hit_if(retried, Stat::LoadRetried);
             match self.owners[index].take_up(effect) {
                 None => {}
                 Some(Effect::Reply { request, reply }) => {
