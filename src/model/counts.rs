@@ -137,7 +137,10 @@ pub fn rewind(
     let is_enough =
         |unread: u64, own: usize| unread > u64::from(limits.unread_max) || own > limits.unread_max as usize;
     if is_enough(unread, state.own.len()) {
-        unknown = was_read_up_to;
+        let passed = head.above(last_read, nodes).map_err(|wanted| vec![wanted])?;
+        if passed.live > above.live {
+            unknown = was_read_up_to;
+        }
     } else {
         head.descend(was_read_up_to, last_read, nodes, |message| {
             let remembered = Remembered {

@@ -52,8 +52,10 @@ impl Partition {
         self.take_handed_row(question);
         match self.evaluate(question.key, at) {
             Outcome::Missing(mut missing) => {
-                if question.handed.is_some() && missing.len() > 1 {
-                    missing.retain(|key| matches!(key, LoadKey::Head(_)));
+                // Its own row can be taken once the head is there.
+                let is_head = |key: &LoadKey| matches!(key, LoadKey::Head(_));
+                if question.handed.is_some() && missing.iter().any(is_head) {
+                    missing.retain(is_head);
                 }
                 return Err(missing);
             }

@@ -176,7 +176,7 @@ impl Partition {
             live_at,
             position: durable,
             now: Millis::default(),
-            read_states: read_states::ReadStates::new(settings.planted),
+            read_states: read_states::ReadStates::new(durable, settings.planted),
             channels: channels::Channels::new(settings.planted),
             queues: HashMap::new(),
             pending_loads: HashMap::new(),

@@ -54,12 +54,15 @@ pub struct ReadStates {
     unseen: BTreeSet<(UserId, ChannelId)>,
     /// When those that are in the store by now can be taken out of `unseen`.
     seen_from: VecDeque<(Millis, ReadStateKey)>,
+    /// What was durable when the partition was assigned: read states up to here were in the store before any stamp.
+    stored_up_to: LogPosition,
     planted: Planted,
 }
 
 impl ReadStates {
-    pub fn new(planted: Planted) -> Self {
+    pub fn new(durable: LogPosition, planted: Planted) -> Self {
         ReadStates {
+            stored_up_to: durable,
             planted,
             ..ReadStates::default()
         }
@@ -73,8 +76,13 @@ impl ReadStates {
         self.cache.peek(key).is_some()
     }
 
-    /// Takes a row as the store has it.
+    /// Takes a row as the store has it. Another owner may have written it just now, after an overview read the store.
     pub fn put_loaded(&mut self, key: ReadStateKey, row: Option<ReadState>, now: Millis) {
+        let is_later = |row: &ReadState| row.applied > self.stored_up_to;
+        if row.as_ref().is_some_and(is_later) && !self.planted.is(Bug::OverviewFromStoreOnly) {
+            self.unseen.insert((key.user, key.channel));
+            self.seen_from.push_back((Millis(now.0 + STAMP_LIFE_MS), key));
+        }
         let entry = Entry {
             stored: row.is_some(),
             state: row.unwrap_or_default(),
