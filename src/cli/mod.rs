@@ -3,6 +3,7 @@
 pub mod demo;
 pub mod get;
 mod logging;
+mod published;
 pub mod publish;
 pub mod serve;
 mod settings;

@@ -60,6 +60,7 @@ struct Inner {
     inboxes: Vec<Sender<Message>>,
     owned: Mutex<BTreeMap<PartitionId, Ownership>>,
     live: watch::Sender<BTreeSet<PartitionId>>,
+    outage: Arc<retry::Outage>,
 }
 
 /// What the sender's side knows of an owned partition.
@@ -83,7 +84,7 @@ enum Message {
     Done(PartitionId, u64, Input),
     /// The dead letter at this offset is safe.
     DeadLettered(PartitionId, u64, Offset),
-    Report(oneshot::Sender<Vec<Report>>),
+    Report(oneshot::Sender<Report>),
 }
 
 struct Assign {
@@ -109,17 +110,40 @@ enum Asked {
     },
 }
 
-/// How one partition is, and what it counted.
-#[derive(Clone, Debug)]
+/// How the partitions are, and what was counted.
+#[derive(Clone, Debug, Default)]
 pub struct Report {
+    /// Each owned partition, ascending.
+    pub partitions: Vec<PartitionReport>,
+    /// All partitions together, those that were given up too.
+    pub totals: Totals,
+}
+
+/// How one partition is.
+#[derive(Clone, Debug)]
+pub struct PartitionReport {
     /// For people and gauges.
     pub status: Status,
-    /// What it counted since it was assigned.
-    pub counters: Counters,
     /// Why its records are kept back, if they are.
     pub paused: Option<&'static str>,
-    /// Dead letters since it was assigned, by reason: undecodable, invalid, misrouted.
+}
+
+/// What was counted since the start.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// By the partitions.
+    pub counters: Counters,
+    /// Dead letters, by reason: undecodable, invalid, misrouted.
     pub dead_letters: [u64; 3],
+}
+
+impl Totals {
+    fn add(&mut self, other: &Totals) {
+        self.counters.add(&other.counters);
+        for (sum, count) in self.dead_letters.iter_mut().zip(other.dead_letters) {
+            *sum += count;
+        }
+    }
 }
 
 impl Shards {
@@ -139,6 +163,7 @@ impl Shards {
             .unzip();
         let outage = Arc::new(retry::Outage::default());
         let inner = Arc::new(Inner {
+            outage: Arc::clone(&outage),
             settings,
             inboxes,
             owned: Mutex::default(),
@@ -166,8 +191,8 @@ impl Shards {
         Ok(Shards { inner })
     }
 
-    /// How each owned partition is, and what it counted.
-    pub async fn report(&self) -> Vec<Report> {
+    /// How the partitions are, and what was counted.
+    pub async fn report(&self) -> Report {
         let mut waiting = Vec::new();
         for inbox in &self.inner.inboxes {
             let (reply, report) = oneshot::channel();
@@ -175,12 +200,19 @@ impl Shards {
                 waiting.push(report);
             }
         }
-        let mut reports = Vec::new();
+        let mut all = Report::default();
         for report in waiting {
-            reports.extend(report.await.unwrap_or_default());
+            let Report { partitions, totals } = report.await.unwrap_or_default();
+            all.partitions.extend(partitions);
+            all.totals.add(&totals);
         }
-        reports.sort_by_key(|report: &Report| report.status.partition);
-        reports
+        all.partitions.sort_by_key(|report| report.status.partition);
+        all
+    }
+
+    /// Whether the last thing that the store was asked failed.
+    pub fn store_is_away(&self) -> bool {
+        self.inner.outage.is_on()
     }
 
     async fn ask(

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::effects::{Origin, Runner};
 use super::intake::{Intake, Next};
-use super::{Asked, Assign, DeadLetterSink, Report, ShardSettings};
+use super::{Asked, Assign, DeadLetterSink, PartitionReport, ShardSettings, Totals};
 use crate::model::ids::{LogPosition, Offset, PartitionId};
 use crate::partition::io::{Effect, Get, Input, Millis, Overview, Reply, RequestId};
 use crate::partition::{Partition, Phase, Share};
@@ -241,7 +241,7 @@ impl Owned {
             .map_or(Offset(0), |last| Offset(last.0 + 1))
     }
 
-    pub fn report(&self, now: Millis, unix_ms: i64) -> Report {
+    pub fn report(&self, now: Millis, unix_ms: i64) -> PartitionReport {
         let standing = self.partition.standing();
         let next = standing.applied.offset().map_or(0, |last| last.0 + 1);
         let end = self.end_seen.map_or(0, |end| end.0);
@@ -281,12 +281,6 @@ impl Owned {
             (_, true) => Some("store"),
             _ => None,
         };
-        let counters = self.partition.counters().clone();
-        Report {
-            status,
-            counters,
-            paused,
-            dead_letters: self.intake.dead_letters,
-        }
+        PartitionReport { status, paused }
     }
 }

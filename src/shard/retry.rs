@@ -59,6 +59,11 @@ impl Outage {
         }
     }
 
+    /// Whether the last attempt failed.
+    pub fn is_on(&self) -> bool {
+        self.lock().is_some()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Began>> {
         self.began.lock().unwrap_or_else(PoisonError::into_inner)
     }

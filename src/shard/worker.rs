@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::effects::Runner;
 use super::owned::Owned;
-use super::{DeadLetterSink, Inner, Message, ShardSettings};
+use super::{DeadLetterSink, Inner, Message, Report, ShardSettings, Totals};
 use crate::model::ids::PartitionId;
 use crate::partition::io::{Effect, Millis};
 use crate::query::Unanswered;
@@ -27,6 +27,8 @@ pub struct Worker<S, D> {
     shards: Weak<Inner>,
     settings: ShardSettings,
     owned: BTreeMap<PartitionId, Owned>,
+    /// What partitions counted that were given up.
+    retired: Totals,
     effects: Vec<Effect>,
     started: Instant,
 }
@@ -49,6 +51,7 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
             shards,
             settings,
             owned,
+            retired: Totals::default(),
             effects: Vec::new(),
             started: Instant::now(),
         }
@@ -104,7 +107,7 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
                 let owned = Owned::new(&assign, &self.settings);
                 tell(&self.shards, &owned);
                 if let Some(former) = self.owned.insert(assign.partition, owned) {
-                    former.give_up();
+                    self.retired.add(&former.give_up());
                 }
             }
             Message::Share(share) => self.owned.values_mut().for_each(|owned| owned.set_share(share)),
@@ -135,7 +138,8 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
             }
             Message::Forget(partition, assignment) => {
                 if self.owned_as(partition, assignment).is_some() {
-                    self.owned.remove(&partition).into_iter().for_each(Owned::give_up);
+                    let given_up = self.owned.remove(&partition).map(Owned::give_up);
+                    self.retired.add(&given_up.unwrap_or_default());
                 }
             }
             Message::Ask(partition, asked, reply) => match self.owned.get_mut(&partition) {
