@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::{ClientConfig, Offset as KafkaOffset, TopicPartitionList};
 use readstates::model::ids::{LogPosition, Offset, PartitionId};
 use readstates::source::kafka::{
@@ -88,10 +88,9 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn producer(
-    settings: &KafkaSettings,
-    more: &[(&str, &str)],
-) -> ThreadedProducer<rdkafka::producer::DefaultProducerContext> {
+type Writer = ThreadedProducer<DefaultProducerContext>;
+
+fn producer(settings: &KafkaSettings, more: &[(&str, &str)]) -> Writer {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", &settings.brokers)
@@ -103,32 +102,24 @@ fn producer(
     config.create().unwrap()
 }
 
-/// Appends records whose values are numbers, beginning with `from`.
+/// Appends records whose values are their offsets, beginning with `from`.
 fn append(settings: &KafkaSettings, partition: u32, from: u64, count: u64) {
-    let producer = producer(settings, &[]);
+    append_with(&producer(settings, &[]), settings, partition, from, count);
+}
+
+fn append_with(producer: &Writer, settings: &KafkaSettings, partition: u32, from: u64, count: u64) {
     for number in from..from + count {
         let value = number.to_string();
-        let record = BaseRecord::to(&settings.topic)
+        let mut record = BaseRecord::to(&settings.topic)
             .partition(partition as i32)
             .key("7")
             .payload(&value);
-        while producer.send(record_again(&record)).is_err() {
+        while let Err((_, back)) = producer.send(record) {
+            record = back;
             std::thread::sleep(Duration::from_millis(1));
         }
     }
     producer.flush(DEADLINE).unwrap();
-}
-
-fn record_again<'a>(record: &BaseRecord<'a, str, String>) -> BaseRecord<'a, str, String> {
-    BaseRecord {
-        topic: record.topic,
-        partition: record.partition,
-        payload: record.payload,
-        key: record.key,
-        timestamp: record.timestamp,
-        headers: None,
-        delivery_opaque: (),
-    }
 }
 
 /// Every record of the partition from `from` up to `to`, once and in order.
@@ -235,10 +226,11 @@ async fn partitions_are_drained_before_they_change_hands_and_the_others_go_on() 
     std::thread::scope(|scope| {
         // Load: the same number of records in each partition, all the time.
         scope.spawn(|| {
+            let writer = producer(&settings, &[]);
             while !stop.load(Ordering::SeqCst) {
                 let from = written.load(Ordering::SeqCst);
                 for partition in 0..4 {
-                    append(&settings, partition, from, 50);
+                    append_with(&writer, &settings, partition, from, 50);
                 }
                 written.store(from + 50, Ordering::SeqCst);
             }
@@ -614,7 +606,11 @@ async fn a_session_that_expired_is_not_drained() {
         assert!(assigned.len() == 2 && assigned[0] < assigned[1], "{assigned:?}");
         assert!(!seen.told.contains(&Told::Drain), "{:?}", seen.told);
     });
-    member.source.stop().await.unwrap();
+
+    // The end comes all the same when nobody is there to say good-bye to.
+    kafka.kill9();
+    let stopping = tokio::time::timeout(DEADLINE, member.source.stop());
+    stopping.await.expect("the source ends without a broker").unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -386,9 +386,7 @@ impl<O: Owners, S: Store> Reader<O, S> {
                 break;
             }
         }
-        if gathering_since.is_some() {
-            self.flush();
-        }
+        self.flush();
     }
 
     /// Takes a record; true if no more should be read for now.
@@ -458,7 +456,7 @@ impl<O: Owners, S: Store> Reader<O, S> {
         let mut any_end = false;
         for owned in self.partitions.iter_mut().flatten() {
             owned.flush(&self.owners, now);
-            any_end |= owned.end_reached;
+            any_end |= is_end_news(owned);
         }
         if any_end {
             self.tell_ends();
@@ -480,7 +478,7 @@ impl<O: Owners, S: Store> Reader<O, S> {
             let Some(owned) = self.partitions.get_mut(index).and_then(Option::as_mut) else {
                 continue;
             };
-            if !owned.end_reached || owned.phase != Phase::Running || !owned.is_accepted() {
+            if !is_end_news(owned) {
                 continue;
             }
             if let KafkaOffset::Offset(position) = element.offset() {
@@ -550,6 +548,11 @@ impl<O: Owners, S: Store> Reader<O, S> {
         list.add_partition_offset(&self.topic, number, offset)?;
         Ok(list)
     }
+}
+
+/// Its end was reached, and its owner has all that comes before and doesn't know.
+fn is_end_news(owned: &Owned) -> bool {
+    owned.end_reached && owned.phase == Phase::Running && owned.is_accepted()
 }
 
 /// Where librdkafka was is not in the log.
