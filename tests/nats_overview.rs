@@ -227,7 +227,7 @@ async fn a_partition_that_is_missing_fails_the_whole_or_is_named() {
         instances,
         caller,
     } = Deployment::start("missing", 2).await;
-    let shown = populate(&world, 1500);
+    let shown = populate(&world, 3000);
     let gone = PartitionId(5);
     let quick = [("readstates-timeout-ms", "400")];
     let ask = async |partial| {

@@ -7,16 +7,17 @@ use std::time::Duration;
 use async_nats::client::RequestErrorKind;
 use async_nats::{Client, HeaderMap, Message, Request};
 use prost::Name;
-use readstates::query::{NatsOptions, QueryService, REQUESTS_IN_WORK_MAX, ServiceOptions, Subjects, connect};
+use readstates::config::{Nats, NatsLogin, Tls};
+use readstates::query::{QueryService, REQUESTS_IN_WORK_MAX, ServiceOptions, Subjects, connect};
 use readstates::wire::proto::v1;
 
 use super::fakes::{FakePartitions, FakeStore, PARTITIONS, World};
-use super::servers::Nats;
+use super::servers;
 
 /// One server for all tests, since each deployment has subjects of its own.
-pub fn server() -> &'static Nats {
-    static SERVER: OnceLock<Nats> = OnceLock::new();
-    SERVER.get_or_init(Nats::start)
+pub fn server() -> &'static servers::Nats {
+    static SERVER: OnceLock<servers::Nats> = OnceLock::new();
+    SERVER.get_or_init(servers::Nats::start)
 }
 
 pub struct Instance {
@@ -32,9 +33,11 @@ pub struct Deployment {
 }
 
 pub async fn client(url: &str) -> Client {
-    let options = NatsOptions {
-        url: url.to_owned(),
-        ..NatsOptions::default()
+    let options = Nats {
+        urls: vec![url.to_owned()],
+        subject_prefix: "readstates".to_owned(),
+        login: NatsLogin::Nobody,
+        tls: Tls::default(),
     };
     connect(&options, metrics::Counter::noop()).await.unwrap()
 }
