@@ -356,11 +356,14 @@ impl QueryMetrics {
     }
 }
 
+/// A name, a sentence, and the value of one partition.
+type Series<T> = (&'static str, &'static str, fn(&Status) -> T);
+
 /// The series of the partitions that are owned now, in the format of Prometheus.
 pub fn render_partitions(partitions: &[Status]) -> String {
     let mut text = String::new();
     render_offsets(&mut text, partitions);
-    let series: [(&str, &str, fn(&Status) -> f64); 5] = [
+    let series: [Series<f64>; 5] = [
         (
             "readstates_applied_lag_records",
             "Records not applied yet.",
@@ -398,7 +401,7 @@ pub fn render_partitions(partitions: &[Status]) -> String {
 }
 
 fn render_offsets(text: &mut String, partitions: &[Status]) {
-    let series: [(&str, &str, fn(&Status) -> Option<Offset>); 4] = [
+    let series: [Series<Option<Offset>>; 4] = [
         (
             "readstates_applied_offset",
             "The last record applied; no series while there is none.",

@@ -1,13 +1,13 @@
 //! The connection to NATS.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event};
 use metrics::Counter;
+
+use crate::config::{Login, Nats, NatsLogin, Tls};
 
 /// How many messages of one subscription may wait to be looked at; further ones are dropped and counted. They wait
 /// for a moment only, since each is handed off or refused at once.
@@ -20,36 +20,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A peer that is gone without a word is noticed after three of these.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Where NATS is and who we are there.
-#[derive(Clone, Default)]
-pub struct NatsOptions {
-    /// `nats://host:port` or `tls://host:port`, several separated by commas.
-    pub url: String,
-    /// A credentials file.
-    pub credentials_file: Option<PathBuf>,
-    /// A user, with its password.
-    pub user: Option<String>,
-    /// The password: a secret.
-    pub password: Option<String>,
-    /// A file with the seed of an nkey.
-    pub nkey_file: Option<PathBuf>,
-    /// Whom to trust, in PEM.
-    pub tls_ca: Option<PathBuf>,
-    /// Our certificate, in PEM.
-    pub tls_cert: Option<PathBuf>,
-    /// Its key, in PEM.
-    pub tls_key: Option<PathBuf>,
-}
-
-impl fmt::Debug for NatsOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NatsOptions")
-            .field("url", &without_secrets(&self.url))
-            .field("user", &self.user)
-            .finish_non_exhaustive()
-    }
-}
-
 /// The connection can't be tried as it is configured.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -61,11 +31,10 @@ pub struct ConnectError(String);
 /// `dropped` counts the messages that came faster than they were looked at.
 ///
 /// # Errors
-/// If a file can't be read or the url is none: what trying again does not cure.
-pub async fn connect(options: &NatsOptions, dropped: Counter) -> Result<Client, ConnectError> {
-    let servers: Vec<&str> = options.url.split(',').map(str::trim).collect();
-    let shown = without_secrets(&options.url);
-    let connect = tls(identity(ConnectOptions::new(), options)?, options)
+/// If what is configured is of no use: what trying again does not cure.
+pub async fn connect(nats: &Nats, dropped: Counter) -> Result<Client, ConnectError> {
+    let shown = shown(&nats.urls);
+    tls(login(ConnectOptions::new(), &nats.login)?, &nats.tls)
         .name("readstates")
         .retry_on_initial_connect()
         .max_reconnects(None)
@@ -73,61 +42,45 @@ pub async fn connect(options: &NatsOptions, dropped: Counter) -> Result<Client, 
         .ping_interval(PING_INTERVAL)
         .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
         .reconnect_delay_callback(reconnect_pause)
-        .event_callback(on_event(shown.clone(), dropped));
-    connect
-        .connect(servers)
+        .event_callback(on_event(shown.clone(), dropped))
+        .connect(nats.urls.as_slice())
         .await
-        .map_err(|error| ConnectError(format!("nats.url {shown:?}: {error}")))
+        .map_err(|error| ConnectError(format!("nats.url {shown}: {error}")))
 }
 
-fn identity(connect: ConnectOptions, options: &NatsOptions) -> Result<ConnectOptions, ConnectError> {
-    if let Some(file) = &options.credentials_file {
-        let credentials = read("nats.credentials_file", file)?;
-        return connect.credentials(&credentials).map_err(|error| {
-            ConnectError(format!(
-                "nats.credentials_file {}: {error}: a file made by `nsc generate creds` is needed",
-                file.display()
-            ))
-        });
-    }
-    if let Some(file) = &options.nkey_file {
-        let text = read("nats.nkey_file", file)?;
-        // Tools write comments around it.
-        let seed = text
-            .lines()
-            .map(str::trim)
-            .find(|line| line.starts_with('S'))
-            .ok_or_else(|| {
-                ConnectError(format!(
-                    "nats.nkey_file {}: no line with a seed, which begins with S",
-                    file.display()
-                ))
-            })?;
-        return Ok(connect.nkey(seed.to_owned()));
-    }
-    Ok(match (&options.user, &options.password) {
-        (Some(user), password) => {
-            connect.user_and_password(user.clone(), password.clone().unwrap_or_default())
+fn login(connect: ConnectOptions, login: &NatsLogin) -> Result<ConnectOptions, ConnectError> {
+    match login {
+        NatsLogin::Nobody => Ok(connect),
+        NatsLogin::User(Login { user, password }) => {
+            Ok(connect.user_and_password(user.clone(), password.reveal().to_owned()))
         }
-        (None, _) => connect,
-    })
+        NatsLogin::Credentials(credentials) => connect.credentials(credentials.reveal()).map_err(|error| {
+            ConnectError(format!(
+                "nats.credentials_file: {error}: a file as `nsc generate creds` makes it is needed"
+            ))
+        }),
+        NatsLogin::Nkey(seed) => {
+            // Tools write comments around it.
+            let mut lines = seed.reveal().lines().map(str::trim);
+            let seed = lines.find(|line| line.starts_with('S')).ok_or_else(|| {
+                ConnectError("nats.nkey_file: there is no line with a seed, which begins with S".to_owned())
+            })?;
+            Ok(connect.nkey(seed.to_owned()))
+        }
+    }
 }
 
-fn tls(mut connect: ConnectOptions, options: &NatsOptions) -> ConnectOptions {
-    if let Some(ca) = &options.tls_ca {
-        connect = connect.add_root_certificates(ca.clone()).require_tls(true);
+fn tls(mut connect: ConnectOptions, files: &Tls) -> ConnectOptions {
+    if let Some(ca) = &files.ca {
+        connect = connect.add_root_certificates(ca.clone());
     }
-    if let (Some(cert), Some(key)) = (&options.tls_cert, &options.tls_key) {
-        connect = connect
-            .add_client_certificate(cert.clone(), key.clone())
-            .require_tls(true);
+    if let (Some(cert), Some(key)) = (&files.cert, &files.key) {
+        connect = connect.add_client_certificate(cert.clone(), key.clone());
+    }
+    if files.is_set() {
+        connect = connect.require_tls(true);
     }
     connect
-}
-
-fn read(key: &str, file: &Path) -> Result<String, ConnectError> {
-    std::fs::read_to_string(file)
-        .map_err(|error| ConnectError(format!("{key} {} can't be read: {error}", file.display())))
 }
 
 fn reconnect_pause(attempts: usize) -> Duration {
@@ -166,19 +119,16 @@ fn on_event(url: String, dropped: Counter) -> impl Fn(Event) -> Ready + Send + S
     }
 }
 
-/// The url as it may be shown: without user, password or token.
-fn without_secrets(url: &str) -> String {
-    let one = |url: &str| match url.rsplit_once('@') {
+/// The urls as they may be shown: without user, password or token.
+fn shown(urls: &[String]) -> String {
+    let one = |url: &String| match url.rsplit_once('@') {
         Some((before, host)) => match before.split_once("://") {
             Some((scheme, _)) => format!("{scheme}://{host}"),
             None => host.to_owned(),
         },
-        None => url.to_owned(),
+        None => url.clone(),
     };
-    url.split(',')
-        .map(|url| one(url.trim()))
-        .collect::<Vec<_>>()
-        .join(",")
+    urls.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -187,17 +137,8 @@ mod tests {
 
     #[test]
     fn secrets_in_urls_are_not_shown() {
-        let options = NatsOptions {
-            url: "nats://bob:pa@ss@one:4222, token@two,tls://three".to_owned(),
-            password: Some("hunter2".to_owned()),
-            ..NatsOptions::default()
-        };
-        assert_eq!(without_secrets(&options.url), "nats://one:4222,two,tls://three");
-        let shown = format!("{options:?}");
-        assert!(
-            !shown.contains("pa@ss") && !shown.contains("token") && !shown.contains("hunter2"),
-            "{shown}"
-        );
+        let urls = ["nats://bob:pa@ss@one:4222", "token@two", "tls://three"].map(str::to_owned);
+        assert_eq!(shown(&urls), "nats://one:4222, two, tls://three");
     }
 
     #[test]

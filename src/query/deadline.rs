@@ -18,19 +18,8 @@ pub(super) struct Deadline(Instant);
 impl Deadline {
     /// From the headers of a request that came just now.
     pub fn of(headers: Option<&HeaderMap>) -> Result<Self, QueryError> {
-        let timeout_ms = match headers.and_then(|headers| headers.get(headers::TIMEOUT_MS)) {
-            None => headers::TIMEOUT_DEFAULT_MS,
-            Some(value) => value.as_str().parse::<u64>().map_err(|_| {
-                QueryError::malformed(format_args!(
-                    "the header {} is {:?}: a number of milliseconds is allowed",
-                    headers::TIMEOUT_MS,
-                    value.as_str()
-                ))
-            })?,
-        };
-        Ok(Deadline(
-            Instant::now() + Duration::from_millis(timeout_ms.min(TIMEOUT_MS_MAX)),
-        ))
+        let timeout_ms = headers.map_or(Ok(headers::TIMEOUT_DEFAULT_MS), timeout_ms)?;
+        Ok(Deadline(Instant::now() + Duration::from_millis(timeout_ms)))
     }
 
     /// Some time before the caller is gone: with `partial`, what was missing is told while someone listens.
@@ -49,6 +38,20 @@ impl Deadline {
     }
 }
 
+fn timeout_ms(headers: &HeaderMap) -> Result<u64, QueryError> {
+    let Some(value) = headers.get(headers::TIMEOUT_MS) else {
+        return Ok(headers::TIMEOUT_DEFAULT_MS);
+    };
+    let timeout_ms: u64 = value.as_str().parse().map_err(|_| {
+        QueryError::malformed(format_args!(
+            "the header {} is {:?}, and must be a number of milliseconds",
+            headers::TIMEOUT_MS,
+            value.as_str()
+        ))
+    })?;
+    Ok(timeout_ms.min(TIMEOUT_MS_MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,21 +59,17 @@ mod tests {
     fn of(value: &str) -> Result<u64, u16> {
         let mut headers = HeaderMap::new();
         headers.insert(headers::TIMEOUT_MS, value);
-        match Deadline::of(Some(&headers)) {
-            Ok(deadline) => Ok((deadline.remaining().as_secs_f64() * 100.0).round() as u64 * 10),
-            Err(error) => Err(error.code.number()),
-        }
+        timeout_ms(&headers).map_err(|error| error.code.number())
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_header_says_how_long() {
+    #[test]
+    fn the_header_says_how_long() {
         assert_eq!(of("250"), Ok(250));
         assert_eq!(of("0"), Ok(0));
         assert_eq!(of("99999999"), Ok(TIMEOUT_MS_MAX));
         for garbage in ["", "-1", "1.5", "soon", "2000ms", "99999999999999999999999"] {
             assert_eq!(of(garbage), Err(400), "{garbage}");
         }
-        let deadline = Deadline::of(None).expect("the default");
-        assert_eq!(deadline.remaining(), Duration::from_millis(2000));
+        assert_eq!(timeout_ms(&HeaderMap::new()), Ok(2000));
     }
 }

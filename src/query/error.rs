@@ -147,6 +147,7 @@ fn one_line(text: &str) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -169,7 +170,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(headers::ERROR_CODE, "500");
         headers.insert(headers::ERROR_TEXT, "oops");
-        let error = QueryError::from_headers(&headers).expect("an error");
+        let error = QueryError::from_headers(&headers).unwrap();
         assert_eq!(
             (error.code, error.message.as_str()),
             (Code::Unavailable, "500 oops")

@@ -241,6 +241,7 @@ fn state(row: wire::Row) -> Result<(ChannelId, ReadState), QueryError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::model::ids::Offset;
