@@ -1,5 +1,7 @@
 //! Where rows are kept: Cassandra and ScyllaDB.
 
+pub mod rows;
+
 use std::future::Future;
 
 use crate::model::ids::{ChannelId, PartitionId, UserId};
