@@ -1,0 +1,74 @@
+//! Where records come from: Kafka.
+
+pub mod dead_letters;
+pub mod kafka;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::model::ids::{LogPosition, Offset, PartitionId};
+
+/// Neighbouring records of one partition, as they came.
+#[derive(Clone, Debug)]
+pub struct RecordBatch {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Which ownership of the partition this belongs to.
+    pub assignment: u64,
+    /// The records, their offsets rising.
+    pub records: Vec<RawRecord>,
+}
+
+/// A record as it came. Slices of one buffer for a whole batch, so that a record costs no allocation of its own.
+#[derive(Clone, Debug)]
+pub struct RawRecord {
+    /// Its offset.
+    pub offset: Offset,
+    /// When it was published, in milliseconds since 1970, where that is known.
+    pub timestamp_ms: Option<i64>,
+    /// Its key.
+    pub key: Option<Bytes>,
+    /// Its value.
+    pub value: Option<Bytes>,
+    /// Its headers, in order; most records have none, which costs nothing.
+    pub headers: Vec<(String, Option<Bytes>)>,
+}
+
+/// What a source tells the threads that own partitions. Nothing here waits.
+pub trait Owners: Clone + Send + 'static {
+    /// The partition is ours from now on, under this number, and its records follow from just after `durable`.
+    /// It is live once it has come to `live_at` (the offset that would have come next when it was assigned).
+    fn assign(&self, partition: PartitionId, assignment: u64, durable: LogPosition, live_at: Offset);
+
+    /// Hands over records; gives them back where too many are waiting already. Offer them again, in order, later.
+    fn offer(&self, batch: RecordBatch) -> Result<(), RecordBatch>;
+
+    /// The end of the partition was reached: there is no record below `next` that was not offered.
+    fn caught_up(&self, partition: PartitionId, assignment: u64, next: Offset);
+
+    /// Gives the partition up: no record follows, everything is written. The receiver learns the durable position
+    /// once that is stored, or is dropped where the partition isn't owned. Then call [`Owners::forget`].
+    fn drain(&self, partition: PartitionId, assignment: u64) -> oneshot::Receiver<LogPosition>;
+
+    /// Drops the partition, whatever was not written: its records will be applied again by its next owner.
+    fn forget(&self, partition: PartitionId, assignment: u64);
+
+    /// The durable position of each partition owned, as last stored.
+    fn durable(&self) -> Vec<(PartitionId, LogPosition)>;
+
+    /// The end of a partition's log as last seen (the offset that comes next), for lag.
+    fn end_seen(&self, partition: PartitionId, next: Offset);
+}
+
+/// A record that can't be used, as it goes to the dead letters.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// Where it was.
+    pub partition: PartitionId,
+    /// The record, untouched.
+    pub record: RawRecord,
+    /// Why: `undecodable`, `invalid` or `misrouted`.
+    pub reason: &'static str,
+    /// What exactly, for the log.
+    pub detail: String,
+}

@@ -1,0 +1,70 @@
+//! Where rows are kept: Cassandra and ScyllaDB.
+
+pub mod rows;
+
+use std::future::Future;
+
+use crate::model::ids::{ChannelId, PartitionId, UserId};
+use crate::model::read_state::ReadState;
+use crate::partition::io::{LoadKey, LoadedRow, Write};
+
+/// Which stream a position belongs to. Positions of another stream mean nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamIdentity {
+    /// The Kafka topic's id (or the JetStream stream's creation time); empty where it can't be had.
+    pub stream_id: String,
+    /// How many partitions it has.
+    pub partition_count: u32,
+    /// `stream.epoch`.
+    pub epoch: u32,
+}
+
+/// The position row of a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredPosition {
+    /// Every record up to here is in the store.
+    pub durable: crate::model::ids::LogPosition,
+    /// Of this stream.
+    pub stream: StreamIdentity,
+}
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It can't be reached or did not answer in time: trying again can help.
+    #[error("the store did not answer: {0}")]
+    Unavailable(String),
+    /// A row can't be read or is not ours: trying again can't help.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+/// Rows by key. Writes are idempotent, and an older row never replaces a newer one.
+pub trait Store: Clone + Send + Sync + 'static {
+    /// Reads one row.
+    fn load(&self, key: LoadKey) -> impl Future<Output = Result<LoadedRow, StoreError>> + Send;
+
+    /// Writes one row, once; returns when it is in the store. The caller tries again.
+    fn write(&self, write: &Write) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Reads up to `limit` rows of a user with a channel above `above`, ascending by channel.
+    fn load_user(
+        &self,
+        user: UserId,
+        above: ChannelId,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<(ChannelId, ReadState)>, StoreError>> + Send;
+
+    /// Stores the position of a partition, once.
+    fn store_position(
+        &self,
+        partition: PartitionId,
+        position: &StoredPosition,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Reads the position of a partition.
+    fn load_position(
+        &self,
+        partition: PartitionId,
+    ) -> impl Future<Output = Result<Option<StoredPosition>, StoreError>> + Send;
+}

@@ -1,0 +1,8 @@
+//! Protobuf and JSON to and from the model.
+
+pub mod headers;
+pub mod json;
+pub mod partitioner;
+pub mod proto;
+pub mod query;
+pub mod record;
