@@ -8,7 +8,9 @@ use crate::config::{Log, LogFormat};
 pub fn start(log: &Log, quiet: bool) {
     let level = if quiet { "warn" } else { log.level.as_str() };
     let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     // It fails where a test has started logging already.
     let _ = match log.format {
         LogFormat::Text => subscriber.with_target(false).try_init(),

@@ -384,8 +384,9 @@ impl Partitions for Shards {
     }
 
     async fn status(&self) -> Vec<Status> {
-        self.report()
-            .await
+        let report = self.report().await;
+        report
+            .partitions
             .into_iter()
             .map(|report| report.status)
             .collect()

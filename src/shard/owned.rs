@@ -226,11 +226,20 @@ impl Owned {
     }
 
     /// The partition is given up: nothing that is under way for it goes on trying.
-    pub fn give_up(mut self) {
+    pub fn give_up(mut self) -> Totals {
         self.intake.clear();
         self.origin
             .is_gone
             .store(true, std::sync::atomic::Ordering::Relaxed);
+        self.totals()
+    }
+
+    /// What was counted since the partition was assigned.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            counters: self.partition.counters().clone(),
+            dead_letters: self.intake.dead_letters,
+        }
     }
 
     /// The offset that comes next.
