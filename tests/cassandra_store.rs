@@ -5,6 +5,8 @@
 
 mod support;
 
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -648,4 +650,92 @@ async fn many_writes_at_once() {
     assert_eq!(counts, [100; (ROWS / 100) as usize]);
     let rate = counts.len() as f64 / started.elapsed().as_secs_f64();
     println!("{rate:.0} overviews of 100 rows/s read");
+}
+
+/// Makes a certificate for 127.0.0.1 and returns the key store for Cassandra and the PEM file for us.
+fn certificate(dir: &std::path::Path) -> (PathBuf, PathBuf) {
+    let (store, pem) = (dir.join("node.p12"), dir.join("node.pem"));
+    let keytool = |arguments: &[&str]| {
+        let status = Command::new("keytool")
+            .args(arguments)
+            .args(["-alias", "node", "-storepass", "not-secret", "-keystore"])
+            .arg(&store)
+            .stderr(std::process::Stdio::null())
+            .status();
+        assert!(status.unwrap().success(), "keytool {arguments:?}");
+    };
+    let name = ["-dname", "CN=node", "-ext", "SAN=ip:127.0.0.1"];
+    keytool(
+        &[
+            &["-genkeypair", "-keyalg", "EC", "-storetype", "PKCS12"],
+            &name[..],
+        ]
+        .concat(),
+    );
+    keytool(&["-exportcert", "-rfc", "-file", pem.to_str().unwrap()]);
+    (store, pem)
+}
+
+/// TLS and passwords, right and wrong, on a server that insists on both.
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_and_passwords_are_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let (key_store, pem) = certificate(dir.path());
+    let tls = format!(
+        "client_encryption_options={{enabled: true, keystore: {}, keystore_password: not-secret, store_type: PKCS12}}",
+        key_store.display()
+    );
+    // Only what speaks TLS is answered, which the script that waits does not.
+    let server = Cassandra::start_unready(&[&tls, "authenticator=PasswordAuthenticator"]);
+    let with = |password: &str, tls_ca: Option<PathBuf>| CassandraConfig {
+        username: Some("cassandra".into()),
+        password: Some(Password(password.into())),
+        tls_ca,
+        ..config(&server.url(), "safe")
+    };
+    let good = with("cassandra", Some(pem.clone()));
+    let wrong_password = with("wrong", Some(pem.clone()));
+    let nobody = CassandraConfig {
+        username: None,
+        password: None,
+        ..good.clone()
+    };
+    let plain = with("cassandra", None);
+
+    // The server creates its first user only some seconds after it has started.
+    let deadline = Instant::now() + Duration::from_secs(180);
+    let store = loop {
+        match CassandraStore::connect(&good).await {
+            Ok(store) => break store,
+            Err(error) if Instant::now() > deadline => panic!("{error}\n{}", server.log_tail()),
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    };
+    store
+        .write(&Write::ReadState(key(1, 2), read_state(at(1), 5)))
+        .await
+        .unwrap();
+    assert_eq!(
+        load_read_state(&store, key(1, 2)).await,
+        Some(read_state(at(1), 5))
+    );
+    for config in [wrong_password, nobody] {
+        let line = refusal(config).await;
+        assert!(
+            line.contains("username and password_file") && !line.contains("wrong"),
+            "{line}"
+        );
+    }
+    assert!(matches!(
+        CassandraStore::connect(&plain).await,
+        Err(ConnectError::Unavailable(_))
+    ));
+    let other = tempfile::tempdir().unwrap();
+    let (_, stranger) = certificate(other.path());
+    let refused = CassandraStore::connect(&CassandraConfig {
+        tls_ca: Some(stranger),
+        ..good
+    })
+    .await;
+    assert!(matches!(&refused, Err(ConnectError::Unavailable(line)) if line.contains("certificate")));
 }
