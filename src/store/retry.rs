@@ -17,7 +17,7 @@ use crate::partition::io::{LoadKey, LoadedRow, Write};
 /// The longest pause after the first failure; it doubles with each further one.
 pub const BACKOFF_FIRST_MS: u64 = 50;
 /// The longest pause.
-pub const BACKOFF_MAX_MS: u64 = 10_000;
+pub const BACKOFF_MAX_MS: u64 = 4_000;
 /// A failure is old news after this long: nobody may be asking any more.
 pub const FAILING_MS: u64 = 30_000;
 /// The log says that the store works again once it has done so for this long without a failure.
@@ -97,7 +97,7 @@ impl StoreHealth {
             failures.first_ms = now_ms;
         }
         failures.count += 1;
-        failures.newest_ms = now_ms;
+        failures.newest_ms = failures.newest_ms.max(now_ms);
         if let (false, Err(error)) = (self.is_logged.swap(true, Ordering::Relaxed), result) {
             tracing::warn!(
                 "{error}; this is tried again until it works, and nothing is lost meanwhile, but what is not cached \
@@ -115,7 +115,7 @@ impl StoreHealth {
         if failures.count == 0 || self.now_ms() < failures.newest_ms + RECOVERED_AFTER_MS {
             return;
         }
-        let failing_s = (failures.newest_ms - failures.first_ms) / 1000;
+        let failing_s = failures.newest_ms.saturating_sub(failures.first_ms) / 1000;
         tracing::info!(
             "the store works again, after {} failures in {failing_s} s",
             failures.count
