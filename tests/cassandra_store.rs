@@ -15,10 +15,10 @@ use readstates::model::channel::{Block, Head, Level, Message, Node, NodeRef, Pag
 use readstates::model::ids::{ChannelId, LogPosition, MessageId, Offset, PartitionId, ReadStateKey, UserId};
 use readstates::model::read_state::{Membership, ReadState, Remembered};
 use readstates::partition::io::{LoadKey, LoadedRow, NodeKey, Write};
-use readstates::store::cassandra::{CassandraConfig, CassandraStore, ConnectError, Password};
-use readstates::store::retry::{
+use readstates::shard::retry::{
     StoreHealth, load_after_backoff, store_position_until_done, write_until_done,
 };
+use readstates::store::cassandra::{CassandraConfig, CassandraStore, ConnectError, Password};
 use readstates::store::{Store, StoreError, StoredPosition, StreamIdentity};
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;

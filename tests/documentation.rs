@@ -11,7 +11,10 @@ fn read(file: &str) -> String {
 #[test]
 fn the_readme_has_every_key_of_the_configuration() {
     let reference = readstates::config::reference();
-    assert!(read("README.md").contains(&reference), "put this table into README.md:\n{reference}");
+    assert!(
+        read("README.md").contains(&reference),
+        "put this table into README.md:\n{reference}"
+    );
 }
 
 #[test]
@@ -21,7 +24,10 @@ fn links_to_files_lead_somewhere() {
             let target = link.split(')').next().unwrap_or_default();
             let is_file = !target.contains("://") && !target.starts_with('#');
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(target);
-            assert!(!is_file || path.exists(), "{file} links to {target}, which is not there");
+            assert!(
+                !is_file || path.exists(),
+                "{file} links to {target}, which is not there"
+            );
         }
     }
 }
