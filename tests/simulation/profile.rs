@@ -42,20 +42,22 @@ pub struct Profile {
     pub write_fails_percent: u64,
     pub write_times_out_percent: u64,
     pub late_percent: u64,
+    pub slow_percent: u64,
+    /// How many rows go through their bytes.
+    pub bytes_percent: u64,
     pub lives_max: u64,
 }
 
 impl Profile {
     pub fn draw(rng: &mut Rng) -> Self {
-        let mut kind_weights = [45, 14, 10, 7, 10, 5, 3, 0];
-        match rng.below(6) {
-            0 => kind_weights = [60, 8, 4, 4, 14, 4, 2, 0],
-            1 => kind_weights = [30, 10, 28, 12, 10, 4, 2, 0],
-            2 => kind_weights = [30, 25, 5, 5, 20, 8, 7, 0],
-            _ => {}
-        }
+        let mut kind_weights = match rng.below(6) {
+            0 => [600, 80, 40, 40, 140, 40, 20, 0],
+            1 => [300, 100, 280, 120, 100, 40, 20, 0],
+            2 => [300, 250, 50, 50, 200, 80, 70, 0],
+            _ => [450, 140, 100, 70, 100, 50, 30, 0],
+        };
         if rng.percent(40) {
-            kind_weights[7] = 1;
+            kind_weights[7] = rng.between(1, 5);
         }
         let tiny_caches = rng.percent(45);
         let troubled = rng.percent(70);
@@ -97,6 +99,8 @@ impl Profile {
             write_fails_percent: reliable(*rng.pick(&[2, 10])),
             write_times_out_percent: reliable(*rng.pick(&[2, 10])),
             late_percent: *rng.pick(&[5, 30]),
+            slow_percent: *rng.pick(&[0, 3, 20]),
+            bytes_percent: *rng.pick(&[0, 0, 0, 10, 100]),
             lives_max: rng.between(0, 8),
         }
     }

@@ -21,7 +21,7 @@ pub type Outcome<T = ()> = Result<T, String>;
 const STAMP_LIFE_MS: u64 = 5000;
 /// A run that is healed must have nothing left to do after so many rounds.
 const ROUNDS_TO_DRAIN_MAX: usize = 3000;
-const STEPS_MAX: usize = 6000;
+const STEPS_MAX: u64 = 6000;
 /// An overview that is alone must not have to begin again more often.
 const STAMPS_VOID_MAX: usize = 5;
 
@@ -42,6 +42,7 @@ pub struct World<'a> {
     taken_most: Count,
     now_ms: u64,
     lives: u64,
+    step: u64,
     last_owner: u64,
     last_request: u64,
     evidence: Vec<Vec<Evidence>>,
@@ -57,10 +58,10 @@ impl<'a> World<'a> {
         World {
             profile,
             log,
-            rng,
+            rng: rng.clone(),
             stats,
             options,
-            store: FakeStore::default(),
+            store: FakeStore::new(profile.bytes_percent, rng),
             owners: Vec::new(),
             late: Vec::new(),
             late_positions: Vec::new(),
@@ -68,6 +69,7 @@ impl<'a> World<'a> {
             taken_most: 0,
             now_ms: 0,
             lives: 0,
+            step: 0,
             last_owner: 0,
             last_request: 0,
             evidence,
@@ -84,7 +86,8 @@ impl<'a> World<'a> {
     pub fn run(mut self) -> Outcome {
         self.start_owner(false)?;
         let weights = self.profile.step_weights;
-        for _ in 0..STEPS_MAX {
+        for step in 0..STEPS_MAX {
+            self.step = step;
             self.now_ms += self.rng.below(self.profile.step_ms + 1);
             match self.rng.weighted(&weights) {
                 0 => self.take_records()?,
@@ -176,6 +179,7 @@ impl<'a> World<'a> {
             clock_ms,
             load_failed: false,
             began_at: taken,
+            read_states_max: self.profile.read_states_max,
         });
         if beside_another {
             self.stats.hit(Stat::ZombieBegins);
@@ -189,7 +193,7 @@ impl<'a> World<'a> {
         self.stats.count(owner.partition.counters());
         self.trace(|| format!("owner {} dies", owner.id));
         let mut writes_lost = false;
-        for flight in owner.flights {
+        for (_, flight) in owner.flights {
             match flight {
                 Flight::Write(write) if self.rng.percent(60) => {
                     writes_lost = true;
@@ -259,6 +263,19 @@ impl<'a> World<'a> {
         for owner in &self.owners {
             owner.partition.check();
         }
+    }
+
+    /// Invariant 9: after a tick, no more is cached than the share allows, or than is not in the store yet.
+    fn check_capacity(&self, index: usize) -> Outcome {
+        let owner = &self.owners[index];
+        let standing = owner.partition.standing();
+        let loads = |flight: &Flight| matches!(flight, Flight::Load { .. } | Flight::Loaded { .. });
+        let is_quiet = !owner.flights.iter().any(|(_, flight)| loads(flight));
+        let most = owner.read_states_max.max(standing.dirty);
+        if is_quiet && standing.read_states_cached > most {
+            return Err(format!("invariant 9: capacity {most}, but {standing:?}"));
+        }
+        Ok(())
     }
 
     fn any_owner(&mut self) -> usize {
@@ -365,14 +382,14 @@ impl<'a> World<'a> {
         for effect in out.drain(..) {
             let retried = matches!(effect, Effect::Load { attempt: 1.., .. });
             self.stats.hit_if(retried, Stat::LoadRetried);
-            match self.owners[index].take_up(effect) {
-                None => {}
-                Some(Effect::Reply { request, reply }) => {
+            match Flight::of(effect) {
+                Ok(flight) => self.take_off(index, flight),
+                Err(Effect::Reply { request, reply }) => {
                     let at_once = asked == Some(request);
                     self.take_reply(index, request, reply, at_once)?;
                 }
-                Some(Effect::Drained) => self.take_drained(index)?,
-                Some(other) => return Err(format!("nobody does {other:?}")),
+                Err(Effect::Drained) => self.take_drained(index)?,
+                Err(other) => return Err(format!("nobody does {other:?}")),
             }
         }
         Ok(())
@@ -404,6 +421,7 @@ impl<'a> World<'a> {
                 self.change_share(index);
             }
             self.handle(index, Input::Tick)?;
+            self.check_capacity(index)?;
             let now = self.owners[index].clock(self.now_ms);
             let mut overdue = self.owners[index].requests.iter();
             if let Some((request, _)) = overdue.find(|(_, asked)| asked.deadline < now) {
@@ -430,6 +448,7 @@ impl<'a> World<'a> {
             share.dirty = (share.dirty / 2).max(2);
         }
         self.stats.hit(Stat::ShareChanged);
+        self.owners[index].read_states_max = share.read_states;
         self.owners[index].partition.set_share(share);
     }
 
@@ -453,10 +472,20 @@ impl<'a> World<'a> {
                 return Ok(());
             }
             let flight = self.rng.index(flights);
-            let flight = self.owners[index].flights.swap_remove(flight);
+            if self.owners[index].flights[flight].0 > self.step {
+                continue;
+            }
+            let (_, flight) = self.owners[index].flights.swap_remove(flight);
             self.complete(index, flight)?;
         }
         Ok(())
+    }
+
+    /// An operation begins, or goes on; a slow one takes many steps.
+    fn take_off(&mut self, index: usize, flight: Flight) {
+        let slow = self.rng.percent(self.profile.slow_percent);
+        let steps = if slow { self.rng.between(10, 150) } else { 0 };
+        self.owners[index].flights.push((self.step + steps, flight));
     }
 
     fn complete(&mut self, index: usize, flight: Flight) -> Outcome {
@@ -498,7 +527,7 @@ impl<'a> World<'a> {
         self.note_load(index, key, &row);
         if self.is_late() {
             self.stats.hit(Stat::LoadAnsweredLate);
-            self.owners[index].flights.push(Flight::Loaded { token, row });
+            self.take_off(index, Flight::Loaded { token, row });
             return Ok(());
         }
         self.deliver_row(index, token, row)
@@ -540,14 +569,14 @@ impl<'a> World<'a> {
                 self.stats.hit(Stat::WriteTimedOut);
                 self.late.push((id, write.clone()));
             }
-            self.owners[index].flights.push(Flight::Write(write));
+            self.take_off(index, Flight::Write(write));
             return Ok(());
         }
         if !self.healed && self.rng.percent(self.profile.write_times_out_percent) {
             // It is in the store, but nobody hears of it: it is sent again.
             self.stats.hit(Stat::WriteTimedOut);
             self.apply_write(id, &write)?;
-            self.owners[index].flights.push(Flight::Write(write));
+            self.take_off(index, Flight::Write(write));
             return Ok(());
         }
         let effective = self.apply_write(id, &write)?;
@@ -560,7 +589,7 @@ impl<'a> World<'a> {
         let acknowledged = write.key();
         if self.is_late() {
             self.stats.hit(Stat::WriteAcknowledgedLate);
-            self.owners[index].flights.push(Flight::Written(acknowledged));
+            self.take_off(index, Flight::Written(acknowledged));
             return Ok(());
         }
         self.handle(index, Input::Written(acknowledged))
@@ -613,12 +642,12 @@ impl<'a> World<'a> {
             if self.rng.percent(40) {
                 self.late_positions.push(position);
             }
-            self.owners[index].flights.push(Flight::StorePosition(position));
+            self.take_off(index, Flight::StorePosition(position));
             return Ok(());
         }
         self.apply_position(position);
         if self.is_late() {
-            self.owners[index].flights.push(Flight::PositionStored(position));
+            self.take_off(index, Flight::PositionStored(position));
             return Ok(());
         }
         self.handle(index, Input::PositionStored(position))
@@ -1004,7 +1033,7 @@ impl<'a> World<'a> {
     /// Liveness: what is healed comes to its end within a bound.
     fn settle(&mut self, what: &str, is_done: impl Fn(&Self) -> bool) -> Outcome {
         for _ in 0..ROUNDS_TO_DRAIN_MAX {
-            while let Some(flight) = self.owners[0].flights.pop() {
+            while let Some((_, flight)) = self.owners[0].flights.pop() {
                 self.complete(0, flight)?;
             }
             if is_done(self) {
