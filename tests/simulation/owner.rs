@@ -18,6 +18,8 @@ pub struct Owner {
     /// The number of its assignment.
     pub id: u64,
     pub partition: Partition,
+    /// Which of the log's epochs it is in.
+    pub epoch: usize,
     /// Records taken.
     pub taken: Count,
     pub is_zombie: bool,

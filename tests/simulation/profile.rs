@@ -17,6 +17,7 @@ pub struct Profile {
     pub reverse_max: u64,
     pub burst_permille: u64,
     pub epoch: u32,
+    pub two_epochs_percent: u64,
 
     pub max_unread_count: u32,
     pub max_direct_mentions: u32,
@@ -74,10 +75,11 @@ impl Profile {
             reverse_max: *rng.pick(&[8, 40]),
             burst_permille: *rng.pick(&[0, 15]),
             epoch: *rng.pick(&[0, 0, 0, 3]),
+            two_epochs_percent: 25,
             max_unread_count: *rng.pick(&[3, 7, 20, 10_000]),
             max_direct_mentions: *rng.pick(&[2, 4, 10, 1000]),
             block_messages_max: *rng.pick(&[2, 3, 4, 8]),
-            page_blocks_max: *rng.pick(&[2, 3, 4]),
+            page_blocks_max: *rng.pick(&[2, 3, 4, 12]),
             read_states_max: if tiny_caches { rng.between(1, 6) } else { 10_000 } as usize,
             channel_bytes_max: if tiny_caches {
                 rng.between(1, 4000) as usize

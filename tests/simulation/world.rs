@@ -7,7 +7,7 @@ use readstates::partition::io::{
 };
 
 use super::judge::{Count, Evidence, Judge};
-use super::log::{Log, to_model};
+use super::log::{Epoch, Log, to_model};
 use super::owner::{Asked, Flight, OverviewTask, Owner, Request};
 use super::profile::Profile;
 use super::rng::Rng;
@@ -37,6 +37,8 @@ pub struct World<'a> {
     /// Writes that timed out, or whose sender died, and land some time or never.
     late: Vec<(u64, Write)>,
     late_positions: Vec<LogPosition>,
+    /// The current one of the log's epochs.
+    epoch: usize,
     published: Count,
     /// The most that any owner ever took.
     taken_most: Count,
@@ -65,6 +67,7 @@ impl<'a> World<'a> {
             owners: Vec::new(),
             late: Vec::new(),
             late_positions: Vec::new(),
+            epoch: 0,
             published: 0,
             taken_most: 0,
             now_ms: 0,
@@ -104,7 +107,7 @@ impl<'a> World<'a> {
                 8 => self.second_owner()?,
                 9 => self.drain_or_cut()?,
                 10 => self.land_late_write()?,
-                _ => self.publish(),
+                _ => self.publish()?,
             }
             self.check_owners();
             if self.current_taken() == self.log.records.len() && self.rng.percent(2) {
@@ -127,11 +130,22 @@ impl<'a> World<'a> {
     }
 
     fn count_at(&self, position: LogPosition) -> Count {
-        if position.epoch() < self.profile.epoch {
-            return 0;
-        }
-        let offset = position.offset();
-        offset.map_or(0, |offset| self.log.count_up_to(offset.0))
+        self.log.count_at(position)
+    }
+
+    /// How many records there are up to an offset of an owner's epoch.
+    fn count_of(&self, index: usize, offset: Offset) -> Count {
+        self.count_at(LogPosition::new(self.epoch_of(index).number, offset))
+    }
+
+    /// The epoch of an owner.
+    fn epoch_of(&self, index: usize) -> &'a Epoch {
+        &self.log.epochs[self.owners[index].epoch]
+    }
+
+    /// Before the first record of the epoch that is current.
+    fn zero(&self) -> LogPosition {
+        LogPosition::start(self.log.epochs[self.epoch].number)
     }
 
     fn keep(&mut self, at: Count, evidence: Evidence) {
@@ -142,15 +156,15 @@ impl<'a> World<'a> {
 
     fn start_owner(&mut self, beside_another: bool) -> Outcome {
         self.last_owner += 1;
-        let zero = LogPosition::start(self.profile.epoch);
+        let zero = self.zero();
+        let epoch = &self.log.epochs[self.epoch];
         let stored = self.store.position.max(zero);
         let from = match self.rng.weighted(&[80, 12, 8]) {
             _ if self.healed => stored,
-            1 if self.count_at(stored) > 1 => {
+            1 if self.count_at(stored) > epoch.first + 1 => {
                 self.stats.hit(Stat::StartFromEarlier);
-                let earlier = self.rng.index(self.count_at(stored) - 1);
-                let offset = self.log.records[earlier].offset;
-                LogPosition::new(self.profile.epoch, Offset(offset))
+                let taken = self.count_at(stored) - epoch.first;
+                self.log.position_of(epoch.first + self.rng.index(taken - 1))
             }
             2 => {
                 self.stats.hit(Stat::StartFromZero);
@@ -163,11 +177,12 @@ impl<'a> World<'a> {
         };
         let clock_ms = self.rng.below(100_000);
         let taken = self.count_at(from);
-        let live_at = Offset(self.rng.below(self.log.end + 1));
+        let live_at = Offset(self.rng.below(epoch.end + 1));
         self.trace(|| format!("owner {} starts from {from} ({taken} records)", self.last_owner));
         self.owners.push(Owner {
             id: self.last_owner,
             partition: start_partition(self.profile, self.options, self.last_owner, from, live_at),
+            epoch: self.epoch,
             taken,
             is_zombie: false,
             is_draining: false,
@@ -284,9 +299,35 @@ impl<'a> World<'a> {
 
     // ---- The log
 
-    fn publish(&mut self) {
+    fn publish(&mut self) -> Outcome {
         let more = self.rng.between(1, 12) as usize;
-        self.published = (self.published + more).min(self.log.records.len());
+        let last = self.log.epochs[self.epoch].last;
+        self.published = (self.published + more).min(last);
+        let is_all_durable = self.count_at(self.store.position) == last;
+        if self.epoch + 1 < self.log.epochs.len() && is_all_durable && self.rng.percent(30) {
+            return self.replace_stream();
+        }
+        Ok(())
+    }
+
+    /// Everything of the stream is in the store: it is replaced by the next one, of a higher epoch. An owner of the old
+    /// one may linger.
+    fn replace_stream(&mut self) -> Outcome {
+        self.stats.hit(Stat::NewEpoch);
+        self.epoch += 1;
+        let epoch = self.log.epochs[self.epoch].number;
+        self.trace(|| format!("epoch {epoch} begins"));
+        while self.owners.len() > 1 {
+            self.kill(0);
+        }
+        let lingers = !self.healed && self.rng.percent(60);
+        if lingers {
+            self.owners[0].is_zombie = true;
+            self.stats.hit(Stat::NewEpochBesideZombie);
+        } else {
+            self.kill(0);
+        }
+        self.start_owner(lingers)
     }
 
     fn take_records(&mut self) -> Outcome {
@@ -301,7 +342,8 @@ impl<'a> World<'a> {
             self.stats.hit(Stat::RecordTakenWhilePaused);
         }
         for _ in 0..self.rng.between(1, 4) {
-            if self.owners[index].taken >= self.published {
+            let owner = &self.owners[index];
+            if owner.taken >= self.published.min(self.epoch_of(index).last) {
                 return self.reach_the_end(index);
             }
             self.take_record(index)?;
@@ -330,15 +372,15 @@ impl<'a> World<'a> {
 
     fn reach_the_end(&mut self, index: usize) -> Outcome {
         let taken = self.owners[index].taken;
-        let from = match taken.checked_sub(1) {
-            None => 0,
-            Some(last) => self.log.records[last].offset + 1,
+        let epoch = self.epoch_of(index);
+        let from = match taken {
+            none if none == epoch.first => 0,
+            some => self.log.records[some - 1].offset + 1,
         };
-        let to = self
-            .log
-            .records
-            .get(taken)
-            .map_or(self.log.end, |next| next.offset);
+        let to = match taken {
+            all if all == epoch.last => epoch.end,
+            some => self.log.records[some].offset,
+        };
         let next = if self.healed {
             to
         } else {
@@ -404,7 +446,7 @@ impl<'a> World<'a> {
         let (id, applied) = (owner.id, owner.partition.standing().applied);
         self.stats.hit(Stat::Drained);
         self.trace(|| format!("owner {id} is drained at {applied}"));
-        let stored = self.store.position.max(LogPosition::start(self.profile.epoch));
+        let stored = self.store.position.max(self.zero());
         if stored < applied {
             return Err(format!(
                 "owner {id} is drained at {applied}, but {stored} is stored"
@@ -715,10 +757,10 @@ impl<'a> World<'a> {
         let index = self.any_owner();
         let keys = (0..self.rng.between(1, 4)).map(|_| self.any_key()).collect();
         let taken = self.owners[index].taken;
-        let after = self.rng.percent(25).then(|| {
-            let last = self.log.records.len() - 1;
-            let near = (taken + self.rng.index(4)).saturating_sub(1).min(last);
-            Offset(self.log.records[near].offset)
+        let epoch = self.epoch_of(index);
+        let after = (self.rng.percent(25) && epoch.first < epoch.last).then(|| {
+            let near = (taken + self.rng.index(4)).saturating_sub(1);
+            Offset(self.log.records[near.clamp(epoch.first, epoch.last - 1)].offset)
         });
         let deadline = self.any_deadline(index);
         self.get(index, keys, after, deadline)
@@ -733,7 +775,7 @@ impl<'a> World<'a> {
     ) -> Outcome {
         let request = self.next_request();
         let asked_at = self.owners[index].taken;
-        let after_count = after.map_or(0, |after| self.log.count_up_to(after.0));
+        let after_count = after.map_or(0, |after| self.count_of(index, after));
         self.stats.hit(Stat::Get);
         self.stats.hit_if(after_count > asked_at, Stat::GetAfterAhead);
         self.trace(|| {
@@ -931,7 +973,10 @@ impl<'a> World<'a> {
         if answer.key != key {
             return Err(format!("{key:?} was answered with {answer:?}"));
         }
-        let at = answer.position.map_or(0, |offset| self.log.count_up_to(offset.0));
+        let nothing = self.epoch_of(index).first;
+        let at = answer
+            .position
+            .map_or(nothing, |offset| self.count_of(index, offset));
         let after = match asked.what {
             Asked::Get { after, .. } => after,
             _ => 0,
@@ -995,7 +1040,7 @@ impl<'a> World<'a> {
     fn finish(&mut self) -> Outcome {
         self.healed = true;
         self.store.is_down = false;
-        self.published = self.log.records.len();
+        self.published = self.log.epochs[self.epoch].last;
         while self.owners.len() > 1 {
             self.kill(0);
         }
@@ -1012,16 +1057,22 @@ impl<'a> World<'a> {
             self.kill(0);
             self.start_owner(false)?;
         }
-        let end = self.log.records.len();
         self.trace(|| "everything is healed".to_owned());
-        let caught_up = |world: &Self| world.count_at(world.store.position) == end;
-        self.settle("store everything", caught_up)?;
+        loop {
+            self.published = self.log.epochs[self.epoch].last;
+            let all_stored = |world: &Self| world.count_at(world.store.position) == world.published;
+            self.settle("store everything", all_stored)?;
+            if self.published == self.log.records.len() {
+                break;
+            }
+            self.replace_stream()?;
+        }
         self.ask_all()?;
         self.drain(0)?;
         self.settle("drain at the end", |world| world.owners[0].is_drained)?;
         self.kill(0);
         self.start_owner(false)?;
-        if self.owners[0].taken != end {
+        if self.owners[0].taken != self.published {
             return Err(format!(
                 "the drained partition starts again at {}",
                 self.owners[0].taken
@@ -1052,8 +1103,8 @@ impl<'a> World<'a> {
         }
         let stored = self.store.position;
         Err(format!(
-            "liveness: could not {what}, {stored} of {} is stored",
-            self.log.end
+            "liveness: could not {what}, {stored} is stored of {} records",
+            self.published
         ))
     }
 
