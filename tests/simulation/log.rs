@@ -1,5 +1,7 @@
 //! A log that looks for trouble: what is published in a run.
 
+use std::collections::HashSet;
+
 use readstates::model::event::{Event as ModelEvent, EventKind, Mentions};
 use readstates::model::ids::{ChannelId, LogPosition, MessageId, Offset, UserId};
 use readstates::oracle::Event;
@@ -117,14 +119,16 @@ struct Channel {
     newest: u64,
     oldest: u64,
     known: Vec<u64>,
-    early: Vec<u64>,
+    known_ids: HashSet<u64>,
+    early: HashSet<u64>,
+    early_ids: Vec<u64>,
     reverse_left: u64,
     /// A user that edits name and un-name in turn.
     burst_left: u64,
 }
 
 /// Where ids begin, so that there is room below for imports in reverse.
-const FIRST_ID: u64 = 1000;
+const FIRST_ID: u64 = 1_000_000;
 
 impl Channel {
     fn new(id: u64) -> Self {
@@ -133,7 +137,9 @@ impl Channel {
             newest: FIRST_ID,
             oldest: FIRST_ID,
             known: Vec::new(),
-            early: Vec::new(),
+            known_ids: HashSet::new(),
+            early: HashSet::new(),
+            early_ids: Vec::new(),
             reverse_left: 0,
             burst_left: 0,
         }
@@ -184,14 +190,14 @@ impl Channel {
         let id = match rng.weighted(&[70, 8, 12, 10]) {
             1 if !self.known.is_empty() => *rng.pick(&self.known),
             2 => rng.between(self.oldest.saturating_sub(5).max(1), self.newest),
-            3 if !self.early.is_empty() => *rng.pick(&self.early),
+            3 if !self.early_ids.is_empty() => *rng.pick(&self.early_ids),
             _ => self.newest + rng.between(1, profile.id_step),
         };
         self.created(id, profile, rng, stats)
     }
 
     fn created(&mut self, id: u64, profile: &Profile, rng: &mut Rng, stats: &mut Stats) -> Event {
-        if self.known.contains(&id) {
+        if !self.known_ids.insert(id) {
             stats.hit(Stat::DuplicateMessage);
         } else {
             if self.early.contains(&id) {
@@ -269,9 +275,10 @@ impl Channel {
         for _ in 0..count {
             if rng.percent(15) {
                 let id = rng.between(self.oldest.saturating_sub(9).max(1), self.newest + 9);
-                if !self.known.contains(&id) {
+                if !self.known_ids.contains(&id) {
                     stats.hit(Stat::EarlyDelete);
-                    self.early.push(id);
+                    self.early.insert(id);
+                    self.early_ids.push(id);
                 }
                 messages.push(id);
             } else {

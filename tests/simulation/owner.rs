@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use readstates::model::ids::{ChannelId, ReadStateKey, UserId};
+use readstates::model::ids::{ChannelId, Offset, ReadStateKey, UserId};
 use readstates::model::read_state::ReadState;
 use readstates::partition::Partition;
 use readstates::partition::io::{
@@ -36,6 +36,8 @@ pub struct Owner {
     pub load_failed: bool,
     /// Records taken at the start.
     pub began_at: Count,
+    /// The end of the log as it was told at the start.
+    pub live_at: Offset,
     /// Of its share.
     pub read_states_max: usize,
 }

@@ -2,6 +2,7 @@
 
 use readstates::model::channel::Level;
 use readstates::model::ids::{ChannelId, LogPosition, Offset, ReadStateKey, UserId};
+use readstates::partition::Phase;
 use readstates::partition::io::{
     Answer, Effect, Failure, Get, Input, LoadKey, LoadedRow, Millis, Overview, Reply, RequestId, Stamp, Write,
 };
@@ -9,7 +10,7 @@ use readstates::partition::io::{
 use super::judge::{Count, Evidence, Judge};
 use super::log::{Epoch, Log, to_model};
 use super::owner::{Asked, Flight, OverviewTask, Owner, Request};
-use super::profile::Profile;
+use super::profile::{Profile, Step};
 use super::rng::Rng;
 use super::stats::{Stat, Stats};
 use super::store::{Effective, FakeStore};
@@ -21,6 +22,8 @@ pub type Outcome<T = ()> = Result<T, String>;
 const STAMP_LIFE_MS: u64 = 5000;
 /// A run that is healed must have nothing left to do after so many rounds.
 const ROUNDS_TO_DRAIN_MAX: usize = 3000;
+/// The owners' own checks are made at every so many steps, since they take longer than a step.
+const CHECKED_STEP: u64 = 4;
 const STEPS_MAX: u64 = 6000;
 /// An overview that is alone must not have to begin again more often.
 const STAMPS_VOID_MAX: usize = 5;
@@ -92,24 +95,26 @@ impl<'a> World<'a> {
         for step in 0..STEPS_MAX {
             self.step = step;
             self.now_ms += self.rng.below(self.profile.step_ms + 1);
-            match self.rng.weighted(&weights) {
-                0 => self.take_records()?,
-                1 => self.complete_some()?,
-                2 => self.tick_all()?,
-                3 => self.ask()?,
-                4 => self.go_on_with_overview()?,
-                5 => {
+            match Step::ALL[self.rng.weighted(&weights)] {
+                Step::TakeRecords => self.take_records()?,
+                Step::Complete => self.complete_some()?,
+                Step::Tick => self.tick_all()?,
+                Step::Get => self.ask()?,
+                Step::Overview => self.go_on_with_overview()?,
+                Step::Jump => {
                     self.now_ms += *self.rng.pick(&[300, 1000, 5001, 31_000]);
                     self.tick_all()?;
                 }
-                6 => self.toggle_store(),
-                7 => self.crash()?,
-                8 => self.second_owner()?,
-                9 => self.drain_or_cut()?,
-                10 => self.land_late_write()?,
-                _ => self.publish()?,
+                Step::Store => self.toggle_store(),
+                Step::Crash => self.crash()?,
+                Step::SecondOwner => self.second_owner()?,
+                Step::Drain => self.drain_or_cut()?,
+                Step::LateWrite => self.land_late_write()?,
+                Step::Publish => self.publish()?,
             }
-            self.check_owners();
+            if step % CHECKED_STEP == 0 {
+                self.check_owners();
+            }
             if self.current_taken() == self.log.records.len() && self.rng.percent(2) {
                 break;
             }
@@ -194,6 +199,7 @@ impl<'a> World<'a> {
             clock_ms,
             load_failed: false,
             began_at: taken,
+            live_at,
             read_states_max: self.profile.read_states_max,
         });
         if beside_another {
@@ -280,6 +286,26 @@ impl<'a> World<'a> {
         }
     }
 
+    /// A partition is live once it has taken what was there when it was assigned.
+    fn check_phase(&self, index: usize) -> Outcome {
+        let owner = &self.owners[index];
+        let partition = &owner.partition;
+        let next = partition.position().offset().map_or(0, |offset| offset.0 + 1);
+        let expected = if next >= owner.live_at.0 {
+            Phase::Live
+        } else {
+            Phase::CatchingUp
+        };
+        if partition.phase() == expected {
+            return Ok(());
+        }
+        Err(format!(
+            "{:?} at {next}, live at {}",
+            partition.phase(),
+            owner.live_at
+        ))
+    }
+
     /// Invariant 9: after a tick, no more is cached than the share allows, or than is not in the store yet.
     fn check_capacity(&self, index: usize) -> Outcome {
         let owner = &self.owners[index];
@@ -300,7 +326,7 @@ impl<'a> World<'a> {
     // ---- The log
 
     fn publish(&mut self) -> Outcome {
-        let more = self.rng.between(1, 12) as usize;
+        let more = self.rng.between(1, 3 * self.profile.batch_records_max) as usize;
         let last = self.log.epochs[self.epoch].last;
         self.published = (self.published + more).min(last);
         let is_all_durable = self.count_at(self.store.position) == last;
@@ -341,7 +367,7 @@ impl<'a> World<'a> {
             }
             self.stats.hit(Stat::RecordTakenWhilePaused);
         }
-        for _ in 0..self.rng.between(1, 4) {
+        for _ in 0..self.rng.between(1, self.profile.batch_records_max) {
             let owner = &self.owners[index];
             if owner.taken >= self.published.min(self.epoch_of(index).last) {
                 return self.reach_the_end(index);
@@ -367,7 +393,8 @@ impl<'a> World<'a> {
             offset: Offset(record.offset),
             event: event.map(|(channel, event)| to_model(*channel, event)),
         };
-        self.handle(index, input)
+        self.handle(index, input)?;
+        self.check_phase(index)
     }
 
     fn reach_the_end(&mut self, index: usize) -> Outcome {
@@ -525,7 +552,11 @@ impl<'a> World<'a> {
 
     /// An operation begins, or goes on; a slow one takes many steps.
     fn take_off(&mut self, index: usize, flight: Flight) {
-        let slow = self.rng.percent(self.profile.slow_percent);
+        let slow_percent = match flight {
+            Flight::Load { .. } | Flight::Loaded { .. } => self.profile.slow_load_percent,
+            _ => self.profile.slow_write_percent,
+        };
+        let slow = self.rng.percent(slow_percent);
         let steps = if slow { self.rng.between(10, 150) } else { 0 };
         self.owners[index].flights.push((self.step + steps, flight));
     }
@@ -1083,7 +1114,8 @@ impl<'a> World<'a> {
 
     /// Liveness: what is healed comes to its end within a bound.
     fn settle(&mut self, what: &str, is_done: impl Fn(&Self) -> bool) -> Outcome {
-        for _ in 0..ROUNDS_TO_DRAIN_MAX {
+        let mut rounds = 0;
+        while rounds < ROUNDS_TO_DRAIN_MAX {
             while let Some((_, flight)) = self.owners[0].flights.pop() {
                 self.complete(0, flight)?;
             }
@@ -1098,6 +1130,7 @@ impl<'a> World<'a> {
                 }
                 self.reach_the_end(0)?;
             }
+            rounds += 1;
             self.now_ms += 500;
             self.tick_all()?;
         }
