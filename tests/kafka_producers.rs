@@ -1,5 +1,6 @@
 //! Proves, on a real broker, that dead letters arrive as the contract says, however long that takes, and that `publish`
 //! puts every event where the service looks for it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 
@@ -247,26 +248,4 @@ async fn a_line_without_end_is_refused_and_the_next_one_published() {
         .unwrap();
     assert_eq!((published.acknowledged, published.refused), (1, 1));
     assert_eq!(published.named[0].0, 1);
-}
-
-/// Prints how fast `publish` is: zstdcat FILE | READSTATES_PUBLISH=brokers cargo test --release … -- --ignored
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures, with events on standard input"]
-async fn measure_publish() {
-    let Ok(compression) = std::env::var("READSTATES_TEST_COMPRESSION") else {
-        return;
-    };
-    let mut settings = settings(16);
-    settings
-        .properties
-        .insert("compression.type".into(), compression.clone());
-    prepare(&settings).await.unwrap();
-    let started = Instant::now();
-    let input = std::io::BufReader::new(std::io::stdin());
-    let published = publish(input, &settings, &LIMITS, |_| {}).await.unwrap();
-    let seconds = started.elapsed().as_secs_f64();
-    println!(
-        "{compression}: {published:?} in {seconds:.2} s: {:.0} events/s",
-        published.acknowledged as f64 / seconds
-    );
 }

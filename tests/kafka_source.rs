@@ -1,5 +1,6 @@
 //! Proves, on a real broker, what the Kafka source promises the owners of partitions: every record in order and once in
 //! each ownership, partitions drained before they change hands while the others go on, and nothing skipped silently.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 

@@ -16,9 +16,7 @@ use tokio::sync::watch;
 
 use super::{Failed, publish, serve, settings};
 use crate::config::Config;
-use crate::query::ask::ask;
-use crate::query::connection;
-use crate::query::subjects::Subjects;
+use crate::query::{Subjects, ask, connect};
 use crate::wire::proto::v1::{GetReply, GetRequest, Key};
 use crate::wire::record::RecordLimits;
 use chat::Chat;
@@ -55,13 +53,17 @@ pub async fn run(config: Config, arguments: Arguments) -> Result<(), Failed> {
 
     let (input, users): (Box<dyn Read + Send>, Users) = match &arguments.events {
         Some(file) => (open(file)?, Users::of_file(file)?),
-        None => (Box::new(Chat::new(arguments.rate, stopped.clone())), Users::of_chat()),
+        None => (
+            Box::new(Chat::new(arguments.rate, stopped.clone())),
+            Users::of_chat(),
+        ),
     };
     let kafka = settings::kafka(&config);
     let limits = RecordLimits::from(&config.limits);
-    let feeding = tokio::spawn(async move { publish::publish(BufReader::new(input), &kafka, &limits, |_| {}).await });
+    let feeding =
+        tokio::spawn(async move { publish::publish(BufReader::new(input), &kafka, &limits, |_| {}).await });
 
-    let client = connection::connect(&settings::nats(&config), Counter::noop())
+    let client = connect(&config.nats, Counter::noop())
         .await
         .map_err(|error| Failed::Broken(error.to_string()))?;
     let shards = serving.shards().clone();
@@ -112,7 +114,8 @@ impl Users {
         let mut keys: Vec<Key> = Vec::new();
         for line in BufReader::new(open(file)?).lines().take(SEARCHED_LINES_MAX) {
             let line = line.map_err(|error| Failed::Broken(format!("{}: {error}", file.display())))?;
-            let Ok(event) = crate::wire::json::from_json::<crate::wire::proto::v1::Event>(line.as_bytes()) else {
+            let Ok(event) = crate::wire::json::from_json::<crate::wire::proto::v1::Event>(line.as_bytes())
+            else {
                 continue;
             };
             use crate::wire::proto::v1::event::Kind;
@@ -121,7 +124,10 @@ impl Users {
                 Some(Kind::MemberJoined(joined)) => joined.user_id,
                 _ => continue,
             };
-            let key = Key { user_id, channel_id: event.channel_id };
+            let key = Key {
+                user_id,
+                channel_id: event.channel_id,
+            };
             if !keys.contains(&key) {
                 keys.push(key);
             }
@@ -166,8 +172,16 @@ fn open(file: &Path) -> Result<Box<dyn Read + Send>, Failed> {
     Ok(Box::new(File::open(file).map_err(failed)?))
 }
 
-async fn ask_again_and_again(client: async_nats::Client, subject: String, keys: Vec<Key>, asked: watch::Sender<Asked>) {
-    let request = GetRequest { keys, ..GetRequest::default() };
+async fn ask_again_and_again(
+    client: async_nats::Client,
+    subject: String,
+    keys: Vec<Key>,
+    asked: watch::Sender<Asked>,
+) {
+    let request = GetRequest {
+        keys,
+        ..GetRequest::default()
+    };
     let mut ticks = tokio::time::interval(ASK_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

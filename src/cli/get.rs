@@ -5,11 +5,9 @@ use std::time::Duration;
 use clap::Args;
 use metrics::Counter;
 
-use super::{Failed, settings};
+use super::Failed;
 use crate::config::Config;
-use crate::query::ask::ask;
-use crate::query::connection;
-use crate::query::subjects::Subjects;
+use crate::query::{Subjects, ask, connect};
 use crate::wire::proto::v1::{GetReply, GetRequest, Key, Membership, ReadState};
 use crate::wire::query::{Form, encode_reply};
 
@@ -35,11 +33,18 @@ pub struct Arguments {
 /// What the service said, or that nobody answered.
 pub async fn run(config: &Config, arguments: &Arguments) -> Result<(), Failed> {
     let timeout = Duration::from_millis(arguments.timeout);
-    let connecting = connection::connect_once(&settings::nats(config), Counter::noop());
-    let client = connecting.await.map_err(|error| Failed::Broken(error.to_string()))?;
+    let connecting = connect(&config.nats, Counter::noop());
+    let client = connecting
+        .await
+        .map_err(|error| Failed::Misconfigured(error.to_string()))?;
     let keys = arguments.channels.iter();
     let request = GetRequest {
-        keys: keys.map(|channel| Key { user_id: arguments.user, channel_id: *channel }).collect(),
+        keys: keys
+            .map(|channel| Key {
+                user_id: arguments.user,
+                channel_id: *channel,
+            })
+            .collect(),
         ..GetRequest::default()
     };
     let subject = Subjects::new(&config.nats.subject_prefix, &[]).get();

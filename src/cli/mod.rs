@@ -3,8 +3,8 @@
 pub mod demo;
 pub mod get;
 mod logging;
-mod published;
 pub mod publish;
+mod published;
 pub mod serve;
 mod settings;
 
@@ -70,7 +70,9 @@ pub fn run() -> ExitCode {
                 logging::start(&config.log, false);
                 ended(serve::run(config, serve::signals()).await)
             }
-            Command::Publish => publish::run(&settings::kafka(&config), &RecordLimits::from(&config.limits)).await,
+            Command::Publish => {
+                publish::run(&settings::kafka(&config), &RecordLimits::from(&config.limits)).await
+            }
             Command::Get(arguments) => ended(get::run(&config, &arguments).await),
             Command::Demo(arguments) => {
                 logging::start(&config.log, true);

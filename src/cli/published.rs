@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::ops::metrics::{CacheKind, CacheMetrics, dead_letters, events_ignored, rebalances, source_paused};
 use crate::config;
 use crate::model::ids::{Offset, PartitionId, ReadStateKey};
+use crate::ops::metrics::{CacheKind, CacheMetrics, dead_letters, events_ignored, rebalances, source_paused};
 use crate::partition::Ignored;
 use crate::partition::io::{Answer, Failure, Stamp};
 use crate::query::{Partitions, Status, Unanswered, UserRows};
@@ -38,7 +38,12 @@ impl Publisher {
         let channels = CacheMetrics::new(CacheKind::Channel);
         read_states.capacity.set(cache.read_states as f64);
         channels.capacity.set(cache.channel_memory_bytes as f64);
-        Publisher { shards, source, read_states, channels }
+        Publisher {
+            shards,
+            source,
+            read_states,
+            channels,
+        }
     }
 
     fn publish(&self, report: &Report) {
@@ -56,14 +61,19 @@ impl Publisher {
         self.channels.misses.absolute(counters.channel_misses);
         self.channels.evictions.absolute(counters.channels_evicted);
         for reason in PAUSE_REASONS {
-            let is_paused = report.partitions.iter().any(|partition| partition.paused == Some(reason));
+            let is_paused = report
+                .partitions
+                .iter()
+                .any(|partition| partition.paused == Some(reason));
             source_paused(reason).set(f64::from(u8::from(is_paused)));
         }
         let paused = self.source.paused.load(Ordering::Relaxed);
         source_paused("queue").set(f64::from(u8::from(paused > 0)));
-        for (kind, count) in
-            [("assigned", &self.source.assigned), ("revoked", &self.source.revoked), ("lost", &self.source.lost)]
-        {
+        for (kind, count) in [
+            ("assigned", &self.source.assigned),
+            ("revoked", &self.source.revoked),
+            ("lost", &self.source.lost),
+        ] {
             rebalances(kind).absolute(count.load(Ordering::Relaxed));
         }
     }
@@ -101,7 +111,11 @@ impl Partitions for Publisher {
         let report = self.shards.report().await;
         self.publish(&report);
         let committed = self.source.committed();
-        let mut status: Vec<Status> = report.partitions.into_iter().map(|report| report.status).collect();
+        let mut status: Vec<Status> = report
+            .partitions
+            .into_iter()
+            .map(|report| report.status)
+            .collect();
         for partition in &mut status {
             let next = committed.get(&partition.partition);
             partition.committed = next.and_then(|next| next.0.checked_sub(1)).map(Offset);

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -11,12 +10,10 @@ use tokio::sync::{mpsc, watch};
 use super::{Failed, published, settings};
 use crate::config::Config;
 use crate::ops::{http, metrics};
-use crate::query::connection;
-use crate::query::service::{QueryService, ServiceOptions};
-use crate::query::subjects::Subjects;
+use crate::query::{QueryService, REQUESTS_IN_WORK_MAX, ServiceOptions, Subjects, connect};
 use crate::shard::Shards;
 use crate::source::dead_letters::DeadLetters;
-use crate::source::kafka::{KafkaSource, PrepareError, SourceFailure, SourceStats, StreamInfo, prepare};
+use crate::source::kafka::{KafkaSource, PrepareError, SourceFailure, StreamInfo, prepare};
 use crate::store::StreamIdentity;
 use crate::store::cassandra::{CassandraStore, ConnectError};
 
@@ -42,7 +39,9 @@ pub struct Serving {
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Failed> {
     let listener = TcpListener::bind(config.admin.listen).await.map_err(|error| {
         let listen = config.admin.listen;
-        Failed::Misconfigured(format!("admin.listen {listen}: {error}: choose another address or end who has it"))
+        Failed::Misconfigured(format!(
+            "admin.listen {listen}: {error}: choose another address or end who has it"
+        ))
     })?;
     tokio::pin!(shutdown);
     let started = tokio::select! {
@@ -61,7 +60,7 @@ pub async fn start(config: Config, listener: TcpListener) -> Result<Serving, Fai
     let recorder = metrics::install(&librdkafka)
         .map_err(|error| Failed::Broken(format!("metrics can't be recorded: {error}")))?;
     let instance = instance_name();
-    let nats = connection::connect(&settings::nats(&config), metrics::nats_dropped())
+    let nats = connect(&config.nats, metrics::nats_dropped())
         .await
         .map_err(|error| Failed::Misconfigured(error.to_string()))?;
     let store = reach_store(&config).await?;
@@ -87,7 +86,7 @@ pub async fn start(config: Config, listener: TcpListener) -> Result<Serving, Fai
         instance: instance.clone(),
         metrics: recorder,
         partitions: publisher,
-        dependencies: dependencies(&nats, &shards, source.stats()),
+        dependencies: dependencies(&nats, &shards),
     };
     tokio::spawn(serve_admin(listener, admin, admin_stopped));
     let options = ServiceOptions {
@@ -95,7 +94,7 @@ pub async fn start(config: Config, listener: TcpListener) -> Result<Serving, Fai
         instance,
         partition_count: stream.partition_count,
         keys_max: config.limits.max_keys,
-        requests_in_work_max: crate::query::service::REQUESTS_IN_WORK_MAX,
+        requests_in_work_max: REQUESTS_IN_WORK_MAX,
     };
     let queries = QueryService::start(nats, shards.clone(), store, options)
         .await
@@ -106,18 +105,19 @@ pub async fn start(config: Config, listener: TcpListener) -> Result<Serving, Fai
         stream.partition_count,
         kafka.group
     );
-    Ok(Serving { shards, source, queries, failures, admin_stop })
+    Ok(Serving {
+        shards,
+        source,
+        queries,
+        failures,
+        admin_stop,
+    })
 }
 
 impl Serving {
     /// The partitions of this instance.
     pub fn shards(&self) -> &Shards {
         &self.shards
-    }
-
-    /// What the source counts.
-    pub fn source_stats(&self) -> Arc<SourceStats> {
-        self.source.stats()
     }
 
     /// Runs until `shutdown` or a failure that ends it, then drains.
@@ -132,9 +132,13 @@ impl Serving {
         let drained = self.drain().await;
         match failure {
             None => drained,
-            Some(Some(failure @ SourceFailure::Refused { .. })) => Err(Failed::Misconfigured(failure.to_string())),
+            Some(Some(failure @ SourceFailure::Refused { .. })) => {
+                Err(Failed::Misconfigured(failure.to_string()))
+            }
             Some(Some(failure)) => Err(Failed::Broken(failure.to_string())),
-            Some(None) => Err(Failed::Broken("the Kafka thread has ended unexpectedly".to_owned())),
+            Some(None) => Err(Failed::Broken(
+                "the Kafka thread has ended unexpectedly".to_owned(),
+            )),
         }
     }
 
@@ -171,7 +175,9 @@ async fn reach_store(config: &Config) -> Result<CassandraStore, Failed> {
     loop {
         match CassandraStore::connect(&cassandra).await {
             Ok(store) => return Ok(store),
-            Err(error @ ConnectError::Misconfigured(_)) => return Err(Failed::Misconfigured(error.to_string())),
+            Err(error @ ConnectError::Final(_)) => {
+                return Err(Failed::Misconfigured(error.to_string()));
+            }
             Err(error) => log_once(&mut was_logged, &error.to_string()),
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
@@ -198,15 +204,17 @@ fn log_once(was_logged: &mut bool, error: &str) {
 }
 
 /// What must be connected for this instance to be ready.
-fn dependencies(nats: &async_nats::Client, shards: &Shards, source: Arc<SourceStats>) -> Vec<http::Dependency> {
+fn dependencies(nats: &async_nats::Client, shards: &Shards) -> Vec<http::Dependency> {
     let (nats, shards) = (nats.clone(), shards.clone());
     vec![
         http::Dependency {
             name: "NATS",
             connected: Box::new(move || nats.connection_state() == async_nats::connection::State::Connected),
         },
-        http::Dependency { name: "the store", connected: Box::new(move || !shards.store_is_away()) },
-        http::Dependency { name: "Kafka", connected: Box::new(move || source.is_connected.load(Ordering::Relaxed)) },
+        http::Dependency {
+            name: "the store",
+            connected: Box::new(move || !shards.store_is_away()),
+        },
     ]
 }
 
@@ -228,5 +236,9 @@ async fn serve_admin(
 fn instance_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = host.trim();
-    format!("{}-{}", if host.is_empty() { "readstates" } else { host }, std::process::id())
+    format!(
+        "{}-{}",
+        if host.is_empty() { "readstates" } else { host },
+        std::process::id()
+    )
 }

@@ -1,14 +1,13 @@
 //! What each part needs of the configuration.
 
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::model::channel::Shape;
 use crate::model::counts::CountLimits;
 use crate::partition::{Settings, Share};
-use crate::query::connection::NatsOptions;
 use crate::shard::ShardSettings;
 use crate::source::kafka::KafkaSettings;
 use crate::store::StreamIdentity;
-use crate::store::cassandra::CassandraConfig;
+use crate::store::cassandra::{CassandraConfig, Password};
 use crate::wire::record::RecordLimits;
 
 /// For the source, the dead letters and `publish`.
@@ -20,9 +19,31 @@ pub fn kafka(config: &Config) -> KafkaSettings {
         group: kafka.group.clone(),
         partitions: kafka.partitions,
         replication: kafka.replication,
-        password: kafka.password.as_ref().map(|password| password.reveal().to_owned()),
-        properties: kafka.properties.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        password: kafka.password.clone(),
+        properties: kafka
+            .properties
+            .iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
         epoch: config.stream.epoch,
+    }
+}
+
+/// For the store.
+pub fn cassandra(config: &Config) -> CassandraConfig {
+    let cassandra = &config.store.cassandra;
+    let login = cassandra.login.as_ref();
+    CassandraConfig {
+        nodes: cassandra.nodes.clone(),
+        keyspace: cassandra.keyspace.clone(),
+        create_schema: cassandra.create_schema,
+        replication: cassandra.replication.clone(),
+        datacenter: cassandra.datacenter.clone(),
+        username: login.map(|login| login.user.clone()),
+        password: login.map(|login| Password(login.password.reveal().to_owned())),
+        tls_ca: cassandra.tls.ca.clone(),
+        tls_cert: cassandra.tls.cert.clone(),
+        tls_key: cassandra.tls.key.clone(),
     }
 }
 

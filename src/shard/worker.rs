@@ -173,13 +173,15 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
                 let unix_ms = SystemTime::now()
                     .duration_since(UNIX_EPOCH)
                     .map_or(0, |since| since.as_millis() as i64);
-                let reports = self
+                let partitions = self
                     .owned
                     .values()
                     .map(|owned| owned.report(now, unix_ms))
                     .collect();
+                let mut totals = self.retired.clone();
+                self.owned.values().for_each(|owned| totals.add(&owned.totals()));
                 // Who asked may have gone.
-                let _ = reply.send(reports);
+                let _ = reply.send(Report { partitions, totals });
             }
         }
     }

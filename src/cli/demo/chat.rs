@@ -43,14 +43,18 @@ pub struct Chat {
 
 impl Chat {
     pub fn new(rate: u32, stopped: watch::Receiver<bool>) -> Self {
-        let weights: Vec<f64> = (1..=CHANNELS).map(|rank| (rank as f64).powf(-ZIPF_EXPONENT)).collect();
+        let weights: Vec<f64> = (1..=CHANNELS)
+            .map(|rank| (rank as f64).powf(-ZIPF_EXPONENT))
+            .collect();
         let total: f64 = weights.iter().sum();
         let mut sum = 0.0;
         let shares = weights.iter().map(|weight| {
             sum += weight / total;
             sum
         });
-        let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64);
+        let seed = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(1, |since| since.as_nanos() as u64);
         Chat {
             rate,
             stopped,
@@ -80,7 +84,9 @@ impl Chat {
 
     fn a_channel(&mut self) -> u64 {
         let share = self.next() as f64 / u64::MAX as f64;
-        self.shares.partition_point(|sum| *sum < share).min(self.shares.len() - 1) as u64
+        self.shares
+            .partition_point(|sum| *sum < share)
+            .min(self.shares.len() - 1) as u64
     }
 
     /// Someone who is in the channel: the larger it is, the more are.
@@ -106,7 +112,11 @@ impl Chat {
 
     fn post(&mut self, rank: u64, mentions_everyone: bool) {
         let (message, author) = (self.message_id(), self.a_member(rank));
-        let mentioned = if self.below(6) == 0 { format!("\"{}\"", self.a_member(rank)) } else { String::new() };
+        let mentioned = if self.below(6) == 0 {
+            format!("\"{}\"", self.a_member(rank))
+        } else {
+            String::new()
+        };
         self.newest[rank as usize] = message;
         let fields = format!(
             "\"messageId\":\"{message}\",\"authorId\":\"{author}\",\"mentionedUserIds\":[{mentioned}],\
@@ -128,10 +138,22 @@ impl Chat {
             0..50 => self.post(rank, false),
             50..55 => (0..self.below(8)).for_each(|_| self.post(rank, false)),
             _ if newest == 0 => {}
-            55..92 => self.line(rank, "messageRead", &format!("\"userId\":\"{someone}\",\"messageId\":\"{newest}\"")),
-            92..95 => self.line(rank, "messageUpdated", &format!("\"messageId\":\"{newest}\",\"mentionedUserIds\":[\"{someone}\"]")),
+            55..92 => self.line(
+                rank,
+                "messageRead",
+                &format!("\"userId\":\"{someone}\",\"messageId\":\"{newest}\""),
+            ),
+            92..95 => self.line(
+                rank,
+                "messageUpdated",
+                &format!("\"messageId\":\"{newest}\",\"mentionedUserIds\":[\"{someone}\"]"),
+            ),
             95..97 => self.line(rank, "messageDeleted", &format!("\"messageIds\":[\"{newest}\"]")),
-            97 => self.line(rank, "messageMarkedUnread", &format!("\"userId\":\"{someone}\",\"messageId\":\"{newest}\"")),
+            97 => self.line(
+                rank,
+                "messageMarkedUnread",
+                &format!("\"userId\":\"{someone}\",\"messageId\":\"{newest}\""),
+            ),
             98 => self.line(rank, "memberLeft", &format!("\"userId\":\"{someone}\"")),
             _ => self.line(rank, "memberJoined", &format!("\"userId\":\"{someone}\"")),
         }

@@ -81,10 +81,23 @@ impl Screen {
             std::mem::replace(&mut self.last, (Instant::now(), events, asked.answers));
         let seconds = at.elapsed().as_secs_f64().max(0.001);
         let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
-        let sum = |of: fn(&crate::query::Status) -> u64| report.partitions.iter().map(|p| of(&p.status)).sum::<u64>();
-        let live = report.partitions.iter().filter(|p| p.status.phase == "live").count();
-        let oldest = report.partitions.iter().map(|p| p.status.oldest_dirty_seconds).fold(0.0, f64::max);
-        let durable_lag = sum(|s| (s.end.map_or(0, |end| end.0 + 1)) - (s.durable.map_or(0, |durable| durable.0 + 1)).min(s.end.map_or(0, |end| end.0 + 1)));
+        let sum = |of: fn(&crate::query::Status) -> u64| {
+            report.partitions.iter().map(|p| of(&p.status)).sum::<u64>()
+        };
+        let live = report
+            .partitions
+            .iter()
+            .filter(|p| p.status.phase == "live")
+            .count();
+        let oldest = report
+            .partitions
+            .iter()
+            .map(|p| p.status.oldest_dirty_seconds)
+            .fold(0.0, f64::max);
+        let durable_lag = sum(|s| {
+            (s.end.map_or(0, |end| end.0 + 1))
+                - (s.durable.map_or(0, |durable| durable.0 + 1)).min(s.end.map_or(0, |end| end.0 + 1))
+        });
         let mut text = format!(
             "readstates demo, {:.0} s      http://{}/\n\n\
              partitions {live} live of {} owned\n\
@@ -106,7 +119,12 @@ impl Screen {
         );
         for state in &asked.read_states {
             text.push_str(&format!("user {:>16}  ", state.user_id));
-            text.push_str(table(std::slice::from_ref(state)).lines().nth(1).unwrap_or_default());
+            text.push_str(
+                table(std::slice::from_ref(state))
+                    .lines()
+                    .nth(1)
+                    .unwrap_or_default(),
+            );
             text.push('\n');
         }
         if let Some(error) = &asked.error {

@@ -5,7 +5,7 @@
 //! stand still while those that go are drained: see [`context::MemberContext`].
 //!
 //! What becomes of a partition, from its assignment by the group until it is given back, is in [`lifecycle`]; the
-//! thread in [`reader`] does what that says.
+//! thread in [`reader`] does what that says, and reads in between ([`reading`]).
 //!
 //! Kafka's id of a topic can't be had through this crate without unsafe code, so a stream is known by the cluster's
 //! id and the topic's name. A topic that was deleted and made anew under its name is noticed by a position beyond its
@@ -19,6 +19,7 @@ mod locate;
 mod owned;
 mod prepare;
 mod reader;
+mod reading;
 mod settings;
 
 use std::collections::BTreeMap;
