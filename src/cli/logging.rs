@@ -18,6 +18,7 @@ pub fn start(log: &Log, quiet: bool) {
     let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("warn,readstates=info"));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     // It fails where a test has started logging already.
     let _ = match log.format {
