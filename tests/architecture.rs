@@ -1,6 +1,8 @@
 //! Reads the sources and proves that imports between modules point downwards only, and that what decides knows nothing
 //! of threads, clocks, randomness, files or any server.
 
+#![allow(clippy::expect_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;

@@ -111,8 +111,9 @@ impl<P: Partitions> Admin<P> {
 
 async fn metrics<P: Partitions>(State(admin): State<Arc<Admin<P>>>) -> Response {
     metrics_process::Collector::default().collect();
+    let status = admin.status().await.unwrap_or_default();
     let mut text = admin.metrics.render();
-    text.push_str(&render_partitions(&admin.status().await.unwrap_or_default()));
+    text.push_str(&render_partitions(&status));
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
         text,

@@ -21,16 +21,19 @@ pub enum Code {
     Unavailable,
     /// 504: the time ran out.
     TimedOut,
+    /// 409, between instances only: an overview must begin again with another stamp.
+    StampVoid,
 }
 
 impl Code {
     /// All of them.
-    pub const ALL: [Code; 5] = [
+    pub const ALL: [Code; 6] = [
         Code::Malformed,
         Code::TooLarge,
         Code::Overloaded,
         Code::Unavailable,
         Code::TimedOut,
+        Code::StampVoid,
     ];
 
     /// As in the header `Nats-Service-Error-Code`.
@@ -41,6 +44,7 @@ impl Code {
             Code::Overloaded => headers::ERROR_OVERLOADED,
             Code::Unavailable => headers::ERROR_UNAVAILABLE,
             Code::TimedOut => headers::ERROR_TIMED_OUT,
+            Code::StampVoid => STAMP_VOID,
         }
     }
 
@@ -62,6 +66,8 @@ pub struct QueryError {
     pub again: bool,
 }
 
+/// The number of [`Code::StampVoid`], which is none of the contract's.
+const STAMP_VOID: u16 = 409;
 /// On replies of one that does not own the partition it was asked about.
 const AGAIN: &str = "readstates-again";
 /// Longer messages are cut: a header is no place for a payload.

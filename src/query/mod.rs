@@ -91,6 +91,8 @@ pub enum Unanswered {
     Overloaded,
     /// The time ran out.
     TimedOut,
+    /// To an overview: the stamp does not hold any more. Take another one and read the store again.
+    StampVoid,
 }
 
 /// How one owned partition is.

@@ -165,6 +165,10 @@ fn unanswered(partition: PartitionId, why: Unanswered) -> QueryError {
             format_args!("too many questions are waiting in partition {partition}"),
         ),
         Unanswered::TimedOut => timed_out(partition),
+        Unanswered::StampVoid => QueryError::new(
+            Code::StampVoid,
+            format_args!("partition {partition} needs another stamp"),
+        ),
     }
 }
 
