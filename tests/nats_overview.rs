@@ -71,6 +71,7 @@ async fn every_page_has_what_a_full_scan_has() {
         world,
         instances: _instances,
         caller,
+        ..
     } = Deployment::start("pages", 2).await;
     let shown = populate(&world, 2600);
     for only_unread in [false, true] {
@@ -142,6 +143,7 @@ async fn a_stamp_of_a_former_owner_is_void_for_the_next() {
         world,
         instances,
         caller,
+        ..
     } = Deployment::start("stamps", 2).await;
     let shown = populate(&world, 300);
     // Both have the same number of assignment, and a partition moves to and fro while overviews are asked for.
@@ -202,6 +204,7 @@ async fn rows_too_large_for_one_message_are_handed_over_all_the_same() {
         world,
         instances: _instances,
         caller,
+        ..
     } = Deployment::start("large", 2).await;
     let mut expected = Vec::new();
     for channel in 1..=400 {
@@ -227,6 +230,7 @@ async fn a_partition_that_is_missing_fails_the_whole_or_is_named() {
         world,
         instances,
         caller,
+        ..
     } = Deployment::start("missing", 2).await;
     let shown = populate(&world, 3000);
     let gone = PartitionId(5);

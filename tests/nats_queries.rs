@@ -42,6 +42,7 @@ async fn a_get_over_two_instances_answers_each_key_in_order_in_both_forms() {
         world,
         instances: _instances,
         caller,
+        ..
     } = Deployment::start("order", 2).await;
     let keys: Vec<_> = (1..=200)
         .rev()
@@ -82,6 +83,7 @@ async fn json_is_answered_in_json_with_default_values() {
         world,
         instances: _instances,
         caller,
+        ..
     } = Deployment::start("json", 2).await;
     world.put(readstates::partition::io::Answer {
         key: key(1, 2),
@@ -213,6 +215,7 @@ async fn a_failure_of_a_key_fails_the_whole_unless_partial() {
         world,
         instances: _instances,
         caller,
+        ..
     } = Deployment::start("failures", 2).await;
     let keys: Vec<_> = (1..=40).map(|channel| key(1, channel)).collect();
     for key in &keys {
@@ -283,6 +286,7 @@ async fn an_answer_waits_for_the_positions_asked_for() {
         world,
         instances: _instances,
         caller,
+        ..
     } = Deployment::start("after", 2).await;
     let (three, four) = (PartitionId(3), PartitionId(4));
     let asked = key(1, channel_in(three));
@@ -370,6 +374,7 @@ async fn a_partition_that_moves_is_found_again_and_never_answers_wrongly() {
         world,
         instances,
         caller,
+        ..
     } = Deployment::start("moving", 2).await;
     let keys: Vec<_> = (0..PARTITIONS)
         .map(|n| key(1, channel_in(PartitionId(n))))
@@ -424,6 +429,7 @@ async fn no_owner_is_503_at_the_deadline_and_a_silent_one_504() {
         world,
         instances,
         caller,
+        ..
     } = Deployment::start("owner", 2).await;
     let (three, five) = (PartitionId(3), PartitionId(5));
     let keys = [key(1, channel_in(three)), key(1, channel_in(five))];
@@ -492,6 +498,7 @@ async fn no_owner_is_503_at_the_deadline_and_a_silent_one_504() {
         assert_eq!(code(&reply), Some(504));
     }
 }
+<<<<<<< HEAD
 
 #[tokio::test(flavor = "multi_thread")]
 async fn too_many_at_once_are_refused_at_once_and_the_rest_answered() {
@@ -753,3 +760,5 @@ async fn stopping_answers_what_is_in_work() {
             .all(|info| { !String::from_utf8_lossy(&info.payload).contains("\"stop.v1.get\"") })
     );
 }
+=======
+>>>>>>> query

@@ -11,11 +11,12 @@ pub fn start(log: &Log, quiet: bool) {
     let level = if quiet { "warn" } else { log.level.as_str() };
     let is_plain = level.parse::<tracing::Level>().is_ok();
     let directives = if is_plain {
-        format!("warn,readstates={level}")
+        format!("warn,async_nats=error,readstates={level}")
     } else {
         level.to_owned()
     };
-    let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("warn,readstates=info"));
+    let filter = EnvFilter::try_new(directives)
+        .unwrap_or_else(|_| EnvFilter::new("warn,async_nats=error,readstates=info"));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .log_internal_errors(false)

@@ -66,7 +66,7 @@ fn describe() {
     );
     describe_counter!(
         NATS_DROPPED,
-        "Messages from NATS that came faster than they could be looked at."
+        "Messages from NATS that came faster than they could be looked at; at least so many, as bursts are told in part."
     );
     describe_gauge!(
         CACHE_CAPACITY,

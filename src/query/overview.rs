@@ -5,6 +5,7 @@
 //! time, as long as more rows are needed.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures::future::join_all;
 
@@ -23,6 +24,9 @@ use crate::wire::proto::v1;
 pub const OVERVIEW_ROWS_MAX: usize = 1000;
 /// Fewer rows are not worth a read of the store: those that were left or read are in between.
 const STORE_PAGE_ROWS_MIN: usize = 256;
+
+/// Before an overview begins anew since a partition has moved meanwhile.
+const ANEW_PAUSE: Duration = Duration::from_millis(20);
 
 /// Answers `overview`.
 ///
@@ -47,6 +51,7 @@ pub(super) async fn overview<P: Partitions, S: Store>(
             }
             ended => return ended,
         }
+        tokio::time::sleep(ANEW_PAUSE).await;
     }
 }
 

@@ -1,11 +1,13 @@
 //! Instances of the NATS service over fakes, and a caller that asks them.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
 use async_nats::{Client, HeaderMap, Message, Request};
+use metrics::Counter;
 use prost::Name;
 use readstates::config::{Nats, NatsLogin, Tls};
 use readstates::query::{QueryService, REQUESTS_IN_WORK_MAX, ServiceOptions, Subjects, connect};
@@ -30,16 +32,18 @@ pub struct Deployment {
     pub world: Arc<World>,
     pub instances: Vec<Instance>,
     pub caller: Caller,
+    /// Messages that all instances together dropped.
+    pub dropped: Arc<AtomicU64>,
 }
 
-pub async fn client(url: &str) -> Client {
+pub async fn client(url: &str, dropped: Counter) -> Client {
     let options = Nats {
         urls: vec![url.to_owned()],
         subject_prefix: "readstates".to_owned(),
         login: NatsLogin::Nobody,
         tls: Tls::default(),
     };
-    connect(&options, metrics::Counter::noop()).await.unwrap()
+    connect(&options, dropped).await.unwrap()
 }
 
 impl Deployment {
@@ -54,6 +58,7 @@ impl Deployment {
     pub async fn start_at(url: &str, name: &str, instances: u32, requests_in_work_max: usize) -> Self {
         let world = Arc::new(World::default());
         let subjects = Subjects::new(name, &[]);
+        let dropped = Arc::new(AtomicU64::new(0));
         let mut started = Vec::new();
         for number in 0..instances {
             let owned = (0..PARTITIONS).filter(|partition| partition % instances == number);
@@ -66,14 +71,15 @@ impl Deployment {
                 requests_in_work_max,
             };
             let store = FakeStore(world.clone());
-            let service = QueryService::start(client(url).await, partitions.clone(), store, options);
+            let client = client(url, Counter::from_arc(dropped.clone())).await;
+            let service = QueryService::start(client, partitions.clone(), store, options);
             started.push(Instance {
                 partitions,
                 service: service.await.unwrap(),
             });
         }
         let caller = Caller {
-            client: client(url).await,
+            client: client(url, Counter::noop()).await,
             subjects,
         };
         caller.wait_until_up(instances).await;
@@ -81,6 +87,7 @@ impl Deployment {
             world,
             instances: started,
             caller,
+            dropped,
         }
     }
 }
