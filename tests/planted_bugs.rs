@@ -1,7 +1,9 @@
 //! The simulation finds each bug that was thought of: with one planted, some life must go wrong.
 #![cfg(feature = "planted-bugs")]
+#![expect(clippy::expect_used, reason = "a test may panic")]
 
 #[path = "simulation/mod.rs"]
+#[expect(dead_code, reason = "what the runs reach is looked at in simulation.rs")]
 mod simulation;
 
 use std::sync::Mutex;
