@@ -3,8 +3,6 @@
 //! `READSTATES_SIM_SEED=n` tells one life step by step, `READSTATES_SIM_RUNS` and `READSTATES_SIM_FIRST` live others.
 //! With `-- --nocapture` it tells how often everything was reached.
 
-#![expect(clippy::expect_used, reason = "a test may panic")]
-
 #[path = "simulation/mod.rs"]
 mod simulation;
 

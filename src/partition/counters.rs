@@ -33,6 +33,17 @@ macro_rules! counters {
         }
 
         impl Counters {
+            /// Adds what another partition counted.
+            pub fn add(&mut self, other: &Counters) {
+                for (sum, count) in self.events.iter_mut().zip(other.events) {
+                    *sum += count;
+                }
+                for (sum, count) in self.ignored.iter_mut().zip(other.ignored) {
+                    *sum += count;
+                }
+                $(self.$name += other.$name;)*
+            }
+
             /// The names and values of what is not by kind or reason.
             pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name),)*].into_iter()

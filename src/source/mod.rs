@@ -1,5 +1,8 @@
 //! Where records come from: Kafka.
 
+pub mod dead_letters;
+pub mod kafka;
+
 use bytes::Bytes;
 use tokio::sync::oneshot;
 

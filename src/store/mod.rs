@@ -1,5 +1,6 @@
 //! Where rows are kept: Cassandra and ScyllaDB.
 
+pub mod cassandra;
 pub mod rows;
 
 use std::future::Future;

@@ -1,6 +1,6 @@
 //! Which partition a channel belongs to: the rule of Kafka's Java client.
 
-use crate::model::ids::{ChannelId, PartitionId};
+use crate::model::ids::{ChannelId, MAX_ID, PartitionId};
 
 /// Decimal digits of the largest `u64`.
 const DIGITS_MAX: usize = 20;
@@ -51,6 +51,20 @@ impl DecimalKey {
     pub fn as_bytes(&self) -> &[u8] {
         &self.digits[self.first..]
     }
+}
+
+/// Whether these bytes are the key of a channel's records: no sign, no leading zeros, no id above [`MAX_ID`].
+pub fn is_key_of(key: &[u8], channel: ChannelId) -> bool {
+    // So many digits fit into a u64, whichever they are.
+    const ID_DIGITS_MAX: usize = 19;
+    let canonical = key.first().is_some_and(|first| *first != b'0') && key.len() <= ID_DIGITS_MAX;
+    if !canonical || !key.iter().all(u8::is_ascii_digit) {
+        return false;
+    }
+    let number = key
+        .iter()
+        .fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
+    number == channel.0 && number <= MAX_ID
 }
 
 /// Murmur2 in 32 bits, by Austin Appleby, with the seed of `org.apache.kafka.common.utils.Utils.murmur2`.
@@ -153,5 +167,25 @@ mod tests {
                 id.to_string().as_bytes()
             );
         }
+    }
+
+    #[test]
+    fn only_the_canonical_key_is_that_of_a_channel() {
+        for id in [1, 7, 10, 1_985_524_625_571_840_000, MAX_ID] {
+            let channel = ChannelId(id);
+            assert!(is_key_of(DecimalKey::new(channel).as_bytes(), channel));
+            let same_in_64_bits = u128::from(id) + (1 << 64);
+            let others = [
+                format!("0{id}"),
+                format!("+{id}"),
+                format!("{id} "),
+                format!("{}", id + 1),
+                format!("{same_in_64_bits}"),
+            ];
+            for other in others {
+                assert!(!is_key_of(other.as_bytes(), channel), "{other:?} for {id}");
+            }
+        }
+        assert!(!is_key_of(b"", ChannelId(0)) && !is_key_of(b"0", ChannelId(0)));
     }
 }

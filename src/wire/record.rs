@@ -8,7 +8,7 @@ use crate::model::ids::{ChannelId, MAX_ID, MessageId, PartitionId, UserId};
 
 use super::headers;
 use super::json::from_json;
-use super::partitioner::{DecimalKey, partition_of_key};
+use super::partitioner::{is_key_of, partition_of_key};
 use super::proto::v1;
 
 /// How much of a key is shown in [`Unusable::detail`].
@@ -96,8 +96,8 @@ pub fn decode(
     }
     let event = event_from_bytes(value, json)?;
     let event = check(event, limits).map_err(invalid)?;
-    check_key(key, event.channel)?;
-    check_partition(event.channel, place)?;
+    let key = check_key(key, event.channel)?;
+    check_partition(key, place)?;
     Ok(event)
 }
 
@@ -176,9 +176,10 @@ fn event_from_bytes(value: &[u8], json: bool) -> Result<v1::Event, Unusable> {
     })
 }
 
-fn check_key(key: Option<&[u8]>, channel: ChannelId) -> Result<(), Unusable> {
+/// Returns the key, which is the channel id.
+fn check_key(key: Option<&[u8]>, channel: ChannelId) -> Result<&[u8], Unusable> {
     match key {
-        Some(key) if key == DecimalKey::new(channel).as_bytes() => Ok(()),
+        Some(key) if is_key_of(key, channel) => Ok(key),
         Some(key) => {
             let shown = &key[..key.len().min(SHOWN_KEY_BYTES_MAX)];
             Err(invalid(format!(
@@ -193,20 +194,21 @@ fn check_key(key: Option<&[u8]>, channel: ChannelId) -> Result<(), Unusable> {
     }
 }
 
-fn check_partition(channel: ChannelId, place: Place) -> Result<(), Unusable> {
+fn check_partition(key: &[u8], place: Place) -> Result<(), Unusable> {
     let Place {
         partition,
         partition_count,
     } = place;
-    let right = partition_of_key(DecimalKey::new(channel).as_bytes(), partition_count);
+    let right = partition_of_key(key, partition_count);
     if right == partition {
         return Ok(());
     }
     Err(Unusable {
         reason: Reason::Misrouted,
         detail: format!(
-            "channel {channel} belongs to partition {right} of {partition_count}, and the record is in {partition}: \
-             its publisher must partition as Kafka's Java client does (librdkafka: partitioner=murmur2_random)"
+            "channel {} belongs to partition {right} of {partition_count}, and the record is in {partition}: its \
+             publisher must partition as Kafka's Java client does (librdkafka: partitioner=murmur2_random)",
+            key.escape_ascii()
         ),
     })
 }
@@ -345,6 +347,22 @@ mod tests {
             decode_at(7, Some("7"), Some(&[0x08]), false),
             Reason::Undecodable,
             "no event in protobuf",
+        );
+    }
+
+    #[test]
+    fn the_size_of_the_value_is_limited() {
+        let of_size = |size| {
+            decode_json(
+                7,
+                &format!("{:size$}", r#"{"channelId":"7","channelDeleted":{}}"#),
+            )
+        };
+        assert!(of_size(200).is_ok());
+        check_reason(
+            of_size(201),
+            Reason::Invalid,
+            "has 201 bytes, limits.max_event_bytes is 200",
         );
     }
 

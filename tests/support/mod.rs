@@ -1,4 +1,5 @@
 //! What the tests that need real servers share. Each takes what it needs, so parts are unused in each of them.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod owners;
 pub mod servers;

@@ -1,0 +1,94 @@
+//! Reads keys as typed values, and collects what is wrong.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::keys;
+use super::layers::{Given, Layers, Raw};
+use super::mistakes::Mistakes;
+use super::parse::{Parsed, text};
+use super::secret::{Secret, read_text};
+
+/// The longest file of certificates; those of a whole system have a fourth of it.
+const PEM_BYTES_MAX: u64 = 1024 * 1024;
+
+/// What was given, being read.
+pub(super) struct Reader {
+    layers: Layers,
+}
+
+impl Reader {
+    pub fn new(layers: Layers) -> Self {
+        Reader { layers }
+    }
+
+    /// The value of a key. What is wrong is noted, and the default taken so that the others are read too.
+    #[expect(
+        clippy::expect_used,
+        reason = "names and defaults are in the program; a test reads every key without a layer"
+    )]
+    pub fn get<T>(&mut self, name: &'static str, parse: impl Fn(&Raw) -> Parsed<T>) -> T {
+        let key = keys::find(name).expect("only keys of the table are read");
+        if let Some(given) = self.layers.keys.get(name).cloned() {
+            match parse(&given.value) {
+                Ok(value) => return value,
+                Err(problem) => self.layers.mistake(name, &given, problem),
+            }
+        }
+        parse(&Raw::Text(key.default.to_owned())).expect("a default is allowed")
+    }
+
+    /// Whether a key is given and not empty.
+    pub fn is_set(&self, name: &str) -> bool {
+        let given = self.layers.keys.get(name);
+        given.is_some_and(|given| text(&given.value) != Ok(String::new()))
+    }
+
+    /// The secret in the file that a key names.
+    pub fn secret(&mut self, name: &'static str) -> Option<Secret> {
+        let path = self.path(name)?;
+        Secret::read(&path)
+            .map_err(|problem| self.mistake(name, &problem))
+            .ok()
+    }
+
+    /// The file that a key names: there is one, and it is text as PEM is.
+    pub fn readable_file(&mut self, name: &'static str) -> Option<PathBuf> {
+        let path = self.path(name)?;
+        if let Err(problem) = read_text(&path, PEM_BYTES_MAX) {
+            self.mistake(name, &problem);
+        }
+        Some(path)
+    }
+
+    fn path(&mut self, name: &'static str) -> Option<PathBuf> {
+        let path = self.get(name, text);
+        Some(PathBuf::from(path)).filter(|path| !path.as_os_str().is_empty())
+    }
+
+    /// The properties given, by name.
+    pub fn take_properties(&mut self) -> BTreeMap<String, Given> {
+        std::mem::take(&mut self.layers.properties)
+    }
+
+    /// Notes that something is wrong with the value of a key that was given.
+    pub fn mistake(&mut self, name: &str, problem: &str) {
+        if let Some(given) = self.layers.keys.get(name).cloned() {
+            self.layers.mistake(name, &given, problem.to_owned());
+        }
+    }
+
+    /// The same for a value that is no longer among the layers.
+    pub fn mistake_of(&mut self, name: &str, given: &Given, problem: String) {
+        self.layers.mistake(name, given, problem);
+    }
+
+    /// All that was wrong, if anything.
+    pub fn finish(self) -> Result<(), Mistakes> {
+        if self.layers.mistakes.is_empty() {
+            Ok(())
+        } else {
+            Err(Mistakes(self.layers.mistakes))
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Does what partitions want done, on the runtime, and brings the outcome back to their thread.
+
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
+use tokio::sync::watch;
+
+use super::retry::{StoreHealth, load_after_backoff, store_position_until_done, write_until_done};
+use super::{DeadLetterSink, Message};
+use crate::model::ids::{LogPosition, Offset, PartitionId};
+use crate::partition::io::{Input, LoadKey, LoadToken, Write};
+use crate::source::DeadLetter;
+use crate::store::{Store, StoreError, StoredPosition, StreamIdentity};
+
+/// Which ownership of a partition an effect is for.
+#[derive(Clone)]
+pub struct Origin {
+    pub partition: PartitionId,
+    pub assignment: u64,
+    /// Closed when the partition is given up: what outlives it stops trying.
+    pub gone: watch::Receiver<()>,
+}
+
+/// Does effects.
+pub struct Runner<S, D> {
+    pub store: S,
+    pub dead_letters: D,
+    pub runtime: tokio::runtime::Handle,
+    pub inbox: Sender<Message>,
+    pub stream: StreamIdentity,
+    pub store_health: Arc<StoreHealth>,
+}
+
+impl<S: Store, D: DeadLetterSink> Runner<S, D> {
+    /// Reads a row once, after a pause if that failed before.
+    pub fn load(self: &Arc<Self>, origin: &Origin, token: LoadToken, key: LoadKey, attempt: u32) {
+        let runner = Arc::clone(self);
+        self.bring_back(origin, async move {
+            match load_after_backoff(&runner.store, &runner.store_health, key, attempt).await {
+                Ok(row) => Some(Input::Loaded { token, row }),
+                Err(_) => Some(Input::LoadFailed { token }),
+            }
+        });
+    }
+
+    /// Writes a row, trying for as long as the partition is owned.
+    pub fn write(self: &Arc<Self>, origin: &Origin, write: Write) {
+        let runner = Arc::clone(self);
+        self.bring_back(origin, async move {
+            let written = write_until_done(&runner.store, &runner.store_health, &write).await;
+            written
+                .inspect_err(log_unwritable)
+                .ok()
+                .map(|()| Input::Written(write.key()))
+        });
+    }
+
+    /// Stores the durable position, trying for as long as the partition is owned.
+    pub fn store_position(self: &Arc<Self>, origin: &Origin, durable: LogPosition) {
+        let (runner, partition) = (Arc::clone(self), origin.partition);
+        self.bring_back(origin, async move {
+            let position = StoredPosition {
+                durable,
+                stream: runner.stream.clone(),
+            };
+            let stored =
+                store_position_until_done(&runner.store, &runner.store_health, partition, &position).await;
+            stored
+                .inspect_err(log_unwritable)
+                .ok()
+                .map(|()| Input::PositionStored(durable))
+        });
+    }
+
+    /// Sends a dead letter, trying for as long as the partition is owned: only then the stream goes on past it.
+    pub fn send_dead_letter(self: &Arc<Self>, origin: &Origin, offset: Offset, letter: DeadLetter) {
+        let (runner, origin) = (Arc::clone(self), origin.clone());
+        self.runtime.spawn(async move {
+            let Origin {
+                partition,
+                assignment,
+                mut gone,
+            } = origin;
+            tokio::select! {
+                () = runner.dead_letters.send(letter) => {
+                    // The thread may have ended; then nobody waits for it.
+                    let _ = runner.inbox.send(Message::DeadLettered(partition, assignment, offset));
+                }
+                _ = gone.changed() => {}
+            }
+        });
+    }
+
+    /// Does something on the runtime, and brings what came of it back to the partition's thread.
+    fn bring_back(
+        self: &Arc<Self>,
+        origin: &Origin,
+        outcome: impl Future<Output = Option<Input>> + Send + 'static,
+    ) {
+        let Origin {
+            partition,
+            assignment,
+            mut gone,
+        } = origin.clone();
+        let inbox = self.inbox.clone();
+        self.runtime.spawn(async move {
+            tokio::select! {
+                outcome = outcome => {
+                    if let Some(input) = outcome {
+                        // The thread may have ended; then nobody waits for it.
+                        let _ = inbox.send(Message::Done(partition, assignment, input));
+                    }
+                }
+                _ = gone.changed() => {}
+            }
+        });
+    }
+}
+
+/// Such a row stays unwritten, and the durable position does not pass it.
+fn log_unwritable(error: &StoreError) {
+    tracing::error!("{error}");
+}

@@ -1,0 +1,195 @@
+//! What librdkafka calls back: rebalances, commits, errors and log lines. Everything on the thread that polls.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::model::ids::PartitionId;
+
+/// The same error is logged once in this time.
+const REPEAT_AFTER: Duration = Duration::from_secs(30);
+
+/// Logs what librdkafka says, each error once in a while.
+#[derive(Default)]
+pub(crate) struct Log {
+    last: Mutex<Option<(String, Instant)>>,
+}
+
+impl Log {
+    fn line(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        use RDKafkaLogLevel as L;
+        // Properties are shared by consumers and producers: that one of them has no use for some is no news.
+        let level = if facility == "CONFWARN" { L::Debug } else { level };
+        match level {
+            L::Emerg | L::Alert | L::Critical | L::Error | L::Warning => {
+                tracing::warn!(target: "librdkafka", facility, "{message}");
+            }
+            L::Notice | L::Info => tracing::info!(target: "librdkafka", facility, "{message}"),
+            L::Debug => tracing::debug!(target: "librdkafka", facility, "{message}"),
+        }
+    }
+
+    fn error(&self, error: &KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+            return;
+        }
+        let code = error.to_string();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last
+            .as_ref()
+            .is_some_and(|(said, at)| *said == code && at.elapsed() < REPEAT_AFTER)
+        {
+            return;
+        }
+        tracing::warn!(target: "librdkafka", reason, "{code}");
+        *last = Some((code, Instant::now()));
+    }
+
+    /// The last error, in words.
+    pub fn last_error(&self) -> Option<String> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().map(|(said, _)| said.clone())
+    }
+}
+
+macro_rules! client_context {
+    ($name:ident) => {
+        impl ClientContext for $name {
+            fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+                self.log.line(level, facility, message);
+            }
+
+            fn error(&self, error: KafkaError, reason: &str) {
+                self.log.error(&error, reason);
+            }
+        }
+    };
+}
+
+/// Of a client that nothing else is asked of.
+#[derive(Default)]
+pub(crate) struct PlainContext {
+    /// What it said.
+    pub log: Log,
+}
+client_context!(PlainContext);
+
+/// Of the client that reads.
+#[derive(Default)]
+pub(super) struct FetcherContext {
+    log: Log,
+}
+client_context!(FetcherContext);
+impl ConsumerContext for FetcherContext {}
+
+/// What the group tells.
+#[derive(Debug)]
+pub(super) enum GroupEvent {
+    /// These partitions are ours.
+    Assigned(Vec<PartitionId>),
+    /// The group waits until these are given back; or has given them to others already.
+    Revoked {
+        partitions: Vec<PartitionId>,
+        lost: bool,
+    },
+    /// A commit was answered.
+    Committed {
+        offsets: Vec<(PartitionId, u64)>,
+        error: Option<KafkaError>,
+    },
+}
+
+/// Of the client that is a member of the group.
+///
+/// The member never reads: librdkafka pauses every partition of a client from the moment it announces a rebalance
+/// until the application has answered with `incremental_assign` or `incremental_unassign`, so a client that drains
+/// some partitions before it gives them back could not read the others meanwhile. So the member always answers with
+/// an empty list, at once to an assignment and after draining to a revocation, and another client reads.
+pub(super) struct MemberContext {
+    log: Log,
+    events: Sender<GroupEvent>,
+    closing: AtomicBool,
+}
+client_context!(MemberContext);
+
+impl MemberContext {
+    pub fn new(events: Sender<GroupEvent>) -> Self {
+        MemberContext {
+            log: Log::default(),
+            events,
+            closing: AtomicBool::new(false),
+        }
+    }
+
+    /// From now on whatever the group wants back it gets at once.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    fn tell(&self, event: GroupEvent) {
+        // The receiver lives as long as the thread that polls, which is the one that calls this.
+        if self.events.send(event).is_err() {
+            tracing::debug!("the group said something after the end");
+        }
+    }
+}
+
+impl ConsumerContext for MemberContext {
+    fn rebalance(&self, member: &BaseConsumer<Self>, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let partitions = list
+            .elements()
+            .iter()
+            .filter_map(|element| partition_id(element.partition()))
+            .collect();
+        if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            answer(member.incremental_assign(&TopicPartitionList::new()));
+            self.tell(GroupEvent::Assigned(partitions));
+            return;
+        }
+        let lost = member.assignment_lost();
+        if lost || self.closing.load(Ordering::Relaxed) {
+            give_back(member);
+        }
+        self.tell(GroupEvent::Revoked { partitions, lost });
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, list: &TopicPartitionList) {
+        let offsets = list
+            .elements()
+            .iter()
+            .filter_map(|element| match element.offset() {
+                Offset::Offset(offset) => {
+                    Some((partition_id(element.partition())?, u64::try_from(offset).ok()?))
+                }
+                _ => None,
+            })
+            .collect();
+        self.tell(GroupEvent::Committed {
+            offsets,
+            error: result.err(),
+        });
+    }
+}
+
+/// Answers a revocation: the group may give the partitions to others now.
+pub(super) fn give_back(member: &BaseConsumer<MemberContext>) {
+    answer(member.incremental_unassign(&TopicPartitionList::new()));
+}
+
+fn answer(result: KafkaResult<()>) {
+    if let Err(error) = result {
+        tracing::error!(%error, "librdkafka did not take the answer to a rebalance");
+    }
+}
+
+fn partition_id(number: i32) -> Option<PartitionId> {
+    u32::try_from(number).ok().map(PartitionId)
+}

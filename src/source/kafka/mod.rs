@@ -1,0 +1,235 @@
+//! Records from Kafka.
+//!
+//! One thread polls two clients of librdkafka. The *member* belongs to the group and reads nothing; the *fetcher*
+//! reads the partitions it is told to and belongs to no group. With a single client the partitions that stay would
+//! stand still while those that go are drained: see [`context::MemberContext`].
+//!
+//! What becomes of a partition, from its assignment by the group until it is given back, is in [`lifecycle`]; the
+//! thread in [`reader`] does what that says, and reads in between ([`reading`]).
+//!
+//! Kafka's id of a topic can't be had through this crate without unsafe code, so a stream is known by the cluster's
+//! id and the topic's name. A topic that was deleted and made anew under its name is noticed by a position beyond its
+//! end, and only by that.
+
+mod batch;
+pub(crate) mod context;
+mod handover;
+mod lifecycle;
+mod locate;
+mod owned;
+mod prepare;
+mod reader;
+mod reading;
+mod settings;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::Sender;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use tokio::sync::mpsc;
+
+pub use locate::Refusal;
+pub use prepare::{PrepareError, StreamInfo, prepare};
+pub use settings::KafkaSettings;
+
+use self::context::{FetcherContext, GroupEvent, MemberContext};
+use self::handover::Commits;
+use self::lifecycle::Phase;
+use self::locate::Locator;
+use self::reader::Reader;
+use super::Owners;
+use crate::model::ids::{Offset, PartitionId};
+use crate::store::{Store, StreamIdentity};
+
+/// Failures that wait for the wiring to look; one is enough to end the process.
+const FAILURES_MAX: usize = 16;
+
+/// Why the process can't go on like this. The partitions that aren't named go on until it ends.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceFailure {
+    /// A stored position does not fit the log.
+    #[error("topic {topic:?}, partition {partition} is refused: {refusal}")]
+    Refused {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: PartitionId,
+        /// Why, and what to do.
+        refusal: Refusal,
+    },
+    /// A batch of records is damaged.
+    #[error(
+        "topic {topic:?} has records that can't be read ({error}), and they are not skipped: check the broker's log \
+         and disk, then start again"
+    )]
+    Unreadable {
+        /// The topic.
+        topic: String,
+        /// What librdkafka says.
+        error: String,
+    },
+    /// librdkafka gave up.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+/// Reads the stream and feeds the owners of its partitions, until it is stopped.
+///
+/// Dropped without [`KafkaSource::stop`], it leaves the group without draining.
+pub struct KafkaSource {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+    stats: Arc<SourceStats>,
+}
+
+impl KafkaSource {
+    /// Joins the group and starts the thread. Must be called within a tokio runtime, on which the store is asked.
+    ///
+    /// What goes wrong later comes by the receiver: the first [`SourceFailure`] is to end the process, after
+    /// [`KafkaSource::stop`]. It closes without one when the thread has ended.
+    ///
+    /// # Errors
+    /// Where librdkafka does not take the settings, in words.
+    pub fn start<O: Owners, S: Store>(
+        settings: &KafkaSettings,
+        stream: &StreamInfo,
+        owners: O,
+        store: S,
+    ) -> Result<(Self, mpsc::Receiver<SourceFailure>), String> {
+        let (tell_group, group) = crossbeam_channel::unbounded::<GroupEvent>();
+        let not_taken = |error| format!("librdkafka does not take the settings of stream.kafka: {error}");
+        let fetcher: BaseConsumer<FetcherContext> = settings
+            .fetcher()
+            .create_with_context(FetcherContext::default())
+            .map_err(not_taken)?;
+        let member: BaseConsumer<MemberContext> = settings
+            .member()
+            .create_with_context(MemberContext::new(tell_group))
+            .map_err(not_taken)?;
+        member
+            .subscribe(&[&settings.topic])
+            .map_err(|error| format!("can't subscribe to the topic {:?}: {error}", settings.topic))?;
+
+        let (stop, told_to_stop) = crossbeam_channel::bounded(1);
+        let (tell_located, located) = crossbeam_channel::unbounded();
+        let (failures, failed) = mpsc::channel(FAILURES_MAX);
+        let (fetcher, topic) = (Arc::new(fetcher), Arc::<str>::from(settings.topic.as_str()));
+        let stats = Arc::new(SourceStats::default());
+        let stream = StreamIdentity {
+            stream_id: stream.stream_id.clone(),
+            partition_count: stream.partition_count,
+            epoch: settings.epoch,
+        };
+        let locator = Locator {
+            store,
+            fetcher: fetcher.clone(),
+            topic: topic.clone(),
+            stream,
+        };
+        let reader = Reader {
+            topic,
+            owners,
+            locator: Arc::new(locator),
+            fetcher,
+            member,
+            group,
+            stop: told_to_stop,
+            located,
+            tell_located,
+            runtime: tokio::runtime::Handle::current(),
+            failures,
+            stats: stats.clone(),
+            next_assignment: first_assignment(),
+            partitions: Vec::new(),
+            handovers: Vec::new(),
+            commits: Commits {
+                group: settings.group.clone(),
+                epoch: settings.epoch,
+                asked: BTreeMap::new(),
+                failing: false,
+            },
+            stopping: false,
+            asking_ends: None,
+        };
+        let thread = std::thread::Builder::new()
+            .name("kafka".into())
+            .spawn(move || reader.run())
+            .map_err(|error| format!("can't start a thread: {error}"))?;
+        Ok((KafkaSource { stop, thread, stats }, failed))
+    }
+
+    /// What the source counts.
+    pub fn stats(&self) -> Arc<SourceStats> {
+        self.stats.clone()
+    }
+
+    /// Drains every partition, for at most 10 s, commits, leaves the group and ends the thread.
+    ///
+    /// # Errors
+    /// Where the thread had panicked.
+    pub async fn stop(self) -> Result<(), String> {
+        // Where nobody receives it, the thread has ended already.
+        let _ = self.stop.send(());
+        let joined = tokio::task::spawn_blocking(move || self.thread.join()).await;
+        match joined {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err("the Kafka thread had panicked".into()),
+            Err(error) => Err(format!("could not wait for the Kafka thread: {error}")),
+        }
+    }
+}
+
+/// Assignment numbers tell ownerships apart in all processes, since stamps wander between them. So they begin at the
+/// clock, in microseconds, and go up by one.
+fn first_assignment() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_micros()).unwrap_or_default()
+}
+
+/// What the source counts, for metrics.
+#[derive(Debug, Default)]
+pub struct SourceStats {
+    /// Times that the group gave partitions.
+    pub assigned: AtomicU64,
+    /// Times that it wanted some back.
+    pub revoked: AtomicU64,
+    /// Times that it had given them to others already.
+    pub lost: AtomicU64,
+    /// Partitions that are paused now since their owners take no more.
+    pub paused: AtomicU64,
+    committed: Mutex<BTreeMap<PartitionId, Offset>>,
+}
+
+impl SourceStats {
+    /// The offset that comes next as last committed to the group, for each owned partition that has one.
+    pub fn committed(&self) -> BTreeMap<PartitionId, Offset> {
+        self.committed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn rebalanced(&self, kind: &AtomicU64) {
+        kind.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn moved(&self, from: Phase, to: Phase) {
+        if from != Phase::Paused && to == Phase::Paused {
+            self.paused.fetch_add(1, Ordering::Relaxed);
+        } else if from == Phase::Paused && to != Phase::Paused {
+            self.paused.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn set_committed(&self, partition: PartitionId, next: Option<u64>) {
+        let mut committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        match next {
+            Some(next) => committed.insert(partition, Offset(next)),
+            None => committed.remove(&partition),
+        };
+    }
+}

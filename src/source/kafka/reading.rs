@@ -1,0 +1,277 @@
+//! Reading: polls librdkafka, gathers records and offers them, notices ends and trouble.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::{Message, Offset as KafkaOffset, TopicPartitionList};
+
+use super::SourceFailure;
+use super::context::FetcherContext;
+use super::lifecycle::{Event, Phase};
+use super::locate::ask_bounds;
+use super::owned::Owned;
+use super::reader::Reader;
+use crate::model::ids::{Offset, PartitionId};
+use crate::source::Owners;
+use crate::store::Store;
+
+/// How long records are gathered before they are offered.
+const GATHER_MAX: Duration = Duration::from_millis(1);
+/// Records between two looks at everything else.
+const POLLS_MAX: u32 = 1024;
+/// Records between two looks at the clock.
+const POLLS_PER_CLOCK: u32 = 64;
+/// How long to wait for a record while nothing else is to be done.
+const IDLE_WAIT: Duration = Duration::from_millis(10);
+/// The same while an owner refuses records or is draining.
+const BUSY_WAIT: Duration = Duration::from_millis(1);
+
+impl<O: Owners, S: Store> Reader<O, S> {
+    /// Reads for about a millisecond and offers what came.
+    pub fn read(&mut self) {
+        if self
+            .all()
+            .any(|owned| owned.phase == Phase::Running && owned.is_full())
+        {
+            std::thread::sleep(BUSY_WAIT);
+            return;
+        }
+        let busy = self
+            .all()
+            .any(|owned| owned.is_holding() || owned.phase == Phase::Draining);
+        let wait = if busy { BUSY_WAIT } else { IDLE_WAIT };
+        let fetcher = self.fetcher.clone();
+        let mut gathering_since = None;
+        for polls in 1..=POLLS_MAX {
+            match fetcher.poll(if gathering_since.is_some() {
+                Duration::ZERO
+            } else {
+                wait
+            }) {
+                None => break,
+                Some(Ok(message)) => {
+                    if self.take(&message) {
+                        break;
+                    }
+                }
+                Some(Err(error)) => self.trouble(&error),
+            }
+            let since = *gathering_since.get_or_insert_with(Instant::now);
+            if polls % POLLS_PER_CLOCK == 0 && since.elapsed() >= GATHER_MAX {
+                break;
+            }
+        }
+        self.flush();
+    }
+
+    /// Takes a record; true if no more should be read for now.
+    fn take(&mut self, message: &BorrowedMessage<'_>) -> bool {
+        let index = usize::try_from(message.partition()).unwrap_or(usize::MAX);
+        let offset = u64::try_from(message.offset()).unwrap_or_default();
+        let Some(owned) = self.partitions.get_mut(index).and_then(Option::as_mut) else {
+            return false;
+        };
+        if owned.phase != Phase::Running {
+            return false;
+        }
+        if offset < owned.next {
+            tracing::error!(topic = &*self.topic, partition = %owned.partition, offset, expected = owned.next,
+                "librdkafka went back in the log: reading on from where it was");
+            let partition = owned.partition;
+            self.apply(partition, Event::Doubted);
+            return true;
+        }
+        owned.builder.push(Offset(offset), message);
+        owned.next = offset + 1;
+        owned.at_end = false;
+        if !owned.builder.is_full() {
+            return false;
+        }
+        owned.flush(&self.owners, Instant::now());
+        owned.is_full()
+    }
+
+    fn trouble(&mut self, error: &KafkaError) {
+        match error {
+            KafkaError::PartitionEOF(number) => {
+                let index = usize::try_from(*number).unwrap_or(usize::MAX);
+                if let Some(owned) = self.partitions.get_mut(index).and_then(Option::as_mut) {
+                    owned.end_reached = true;
+                }
+            }
+            KafkaError::MessageConsumption(code) if is_lost_place(*code) => self.doubt_all(),
+            KafkaError::MessageConsumption(code) if skips_records(*code) => {
+                // librdkafka would go on behind the batch. So everything behind the error is thrown away at once.
+                self.doubt_all();
+                self.fail(SourceFailure::Unreadable {
+                    topic: self.topic.to_string(),
+                    error: code.to_string(),
+                });
+            }
+            KafkaError::MessageConsumptionFatal(code) => {
+                self.fail(SourceFailure::Fatal(format!(
+                    "reading the topic {:?}: {code}",
+                    self.topic
+                )));
+            }
+            // Passing; logged where librdkafka tells it.
+            _ => {}
+        }
+    }
+
+    /// rdkafka doesn't say which partition an error belongs to, so all begin again from where they are.
+    fn doubt_all(&mut self) {
+        for partition in self.those(|owned| owned.phase == Phase::Running) {
+            self.apply(partition, Event::Doubted);
+        }
+    }
+
+    fn flush(&mut self) {
+        let now = Instant::now();
+        let mut any_end = false;
+        for owned in self.partitions.iter_mut().flatten() {
+            owned.flush(&self.owners, now);
+            any_end |= is_end_news(owned);
+        }
+        if any_end {
+            self.tell_ends();
+        }
+    }
+
+    /// Tells owners that the end was reached. Its offset is librdkafka's position, which is past transaction markers
+    /// and aborted records as well, not the last record's.
+    fn tell_ends(&mut self) {
+        let positions = match self.fetcher.position() {
+            Ok(positions) => positions,
+            Err(error) => {
+                tracing::warn!(topic = &*self.topic, %error, "librdkafka doesn't tell its position");
+                return;
+            }
+        };
+        for element in positions.elements_for_topic(&self.topic) {
+            let index = usize::try_from(element.partition()).unwrap_or(usize::MAX);
+            let Some(owned) = self.partitions.get_mut(index).and_then(Option::as_mut) else {
+                continue;
+            };
+            if !is_end_news(owned) {
+                continue;
+            }
+            if let KafkaOffset::Offset(position) = element.offset() {
+                owned.next = owned.next.max(u64::try_from(position).unwrap_or_default());
+            }
+            owned.end_reached = false;
+            owned.at_end = true;
+            let next = Offset(owned.next);
+            self.owners.caught_up(owned.partition, owned.assignment, next);
+            self.owners.end_seen(owned.partition, next);
+        }
+    }
+
+    /// Asks for the ends of those partitions that have not come to theirs, unless the last asking still goes on.
+    pub fn ask_ends(&mut self) {
+        if self.asking_ends.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let behind = self.those(|owned| {
+            !owned.at_end && matches!(owned.phase, Phase::Running | Phase::Paused | Phase::Checking)
+        });
+        if behind.is_empty() {
+            return;
+        }
+        let (owners, fetcher, topic) = (self.owners.clone(), self.fetcher.clone(), self.topic.clone());
+        let ask = Asking {
+            owners,
+            fetcher,
+            topic,
+            partitions: behind,
+        };
+        self.asking_ends = Some(self.runtime.spawn(ask.run()));
+    }
+
+    /// Reading a partition always begins by an assignment with an explicit offset, after a pause too: pausing and
+    /// seeking have a state of their own in librdkafka, and throw the prefetched records away just the same.
+    pub fn fetch_from(&self, partition: PartitionId, next: u64) {
+        let list = self.list(
+            partition,
+            KafkaOffset::Offset(i64::try_from(next).unwrap_or(i64::MAX)),
+        );
+        if let Err(error) = list.and_then(|list| self.fetcher.incremental_assign(&list)) {
+            self.fail(SourceFailure::Fatal(format!(
+                "can't read the topic {:?}, partition {partition}, from offset {next}: {error}",
+                self.topic
+            )));
+        }
+    }
+
+    pub fn fetch_no_more(&mut self, partition: PartitionId) {
+        match self.owned(partition) {
+            Some(owned) if owned.fetching => owned.fetching = false,
+            _ => return,
+        }
+        let list = self.list(partition, KafkaOffset::Invalid);
+        if let Err(error) = list.and_then(|list| self.fetcher.incremental_unassign(&list)) {
+            self.fail(SourceFailure::Fatal(format!(
+                "can't stop reading the topic {:?}, partition {partition}: {error}",
+                self.topic
+            )));
+        }
+    }
+
+    fn list(&self, partition: PartitionId, offset: KafkaOffset) -> Result<TopicPartitionList, KafkaError> {
+        let mut list = TopicPartitionList::with_capacity(1);
+        let number = i32::try_from(partition.0).unwrap_or(i32::MAX);
+        list.add_partition_offset(&self.topic, number, offset)?;
+        Ok(list)
+    }
+}
+
+/// Its end was reached, and its owner has all that comes before and doesn't know.
+fn is_end_news(owned: &Owned) -> bool {
+    owned.end_reached && owned.phase == Phase::Running && owned.is_accepted()
+}
+
+/// Where librdkafka was is not in the log.
+fn is_lost_place(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange
+    )
+}
+
+/// librdkafka reports these for a whole batch of records and goes on behind it.
+fn skips_records(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as C;
+    matches!(
+        code,
+        C::BadMessage
+            | C::BadCompression
+            | C::NotImplemented
+            | C::InvalidMessage
+            | C::UnsupportedCompressionType
+    )
+}
+
+/// Asks for the ends of some partitions, one after the other.
+struct Asking<O> {
+    owners: O,
+    fetcher: Arc<BaseConsumer<FetcherContext>>,
+    topic: Arc<str>,
+    partitions: Vec<PartitionId>,
+}
+
+impl<O: Owners> Asking<O> {
+    async fn run(self) {
+        for partition in self.partitions {
+            match ask_bounds(&self.fetcher, &self.topic, partition).await {
+                Ok((_, end)) => self.owners.end_seen(partition, Offset(end)),
+                Err(error) => {
+                    tracing::debug!(topic = &*self.topic, %partition, error, "can't ask for the end");
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! How the clients of librdkafka are set up.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+
+use crate::config::{Secret, Stream};
+
+/// What the source, the dead letters and `publish` need to know of Kafka: `[stream.kafka]` and `stream.epoch`.
+#[derive(Clone)]
+pub struct KafkaSettings {
+    /// Addresses, separated by commas.
+    pub brokers: String,
+    /// The topic of the stream.
+    pub topic: String,
+    /// The consumer group.
+    pub group: String,
+    /// Partitions of the topic where it is created.
+    pub partitions: u32,
+    /// Replicas of the topic where it is created; -1: the broker's default.
+    pub replication: i32,
+    /// `sasl.password`; never logged.
+    pub password: Option<Secret>,
+    /// Further settings of librdkafka; what the service relies on wins over them.
+    pub properties: BTreeMap<String, String>,
+    /// `stream.epoch`.
+    pub epoch: u32,
+}
+
+impl From<&Stream> for KafkaSettings {
+    fn from(stream: &Stream) -> Self {
+        let kafka = &stream.kafka;
+        KafkaSettings {
+            brokers: kafka.brokers.clone(),
+            topic: kafka.topic.clone(),
+            group: kafka.group.clone(),
+            partitions: kafka.partitions,
+            replication: kafka.replication,
+            password: kafka.password.clone(),
+            properties: kafka
+                .properties
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+            epoch: stream.epoch,
+        }
+    }
+}
+
+impl fmt::Debug for KafkaSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Properties may hold passwords too.
+        f.debug_struct("KafkaSettings")
+            .field("brokers", &self.brokers)
+            .field("topic", &self.topic)
+            .field("group", &self.group)
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The longest wait of a fetch that was held back because the prefetch was full.
+const FETCH_QUEUE_BACKOFF_MS: u32 = 20;
+/// Prefetched records of all partitions together, below which librdkafka fetches more.
+const PREFETCH_RECORDS_MIN: u32 = 200_000;
+/// Prefetched records of all partitions together.
+const PREFETCH_MAX_KIB: u32 = 64 * 1024;
+/// One fetch from one partition. Larger records are fetched all the same.
+const FETCH_PARTITION_MAX_BYTES: u32 = 4 * 1024 * 1024;
+/// One fetch.
+const FETCH_MAX_BYTES: u32 = 32 * 1024 * 1024;
+/// How long the broker may hold a fetch back until there is something.
+const FETCH_WAIT_MAX_MS: u32 = 100;
+/// Unacknowledged records of a producer.
+const PRODUCER_QUEUE_MAX_RECORDS: u32 = 100_000;
+/// The largest value librdkafka allows: what is too large is for the topic to say.
+const MESSAGE_MAX_BYTES: u32 = 1_000_000_000;
+
+impl KafkaSettings {
+    /// The dead-letter topic.
+    pub fn dead_letter_topic(&self) -> String {
+        format!("{}.dlq", self.topic)
+    }
+
+    /// Our preferences, then the configured properties, then what isn't up for choice.
+    fn client(&self, preferences: &[(&str, &str)], ours: &[(&str, &str)]) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("client.id", "readstates");
+        for (name, value) in preferences {
+            config.set(*name, *value);
+        }
+        for (name, value) in &self.properties {
+            config.set(name, value);
+        }
+        config.set("bootstrap.servers", &self.brokers);
+        config.set("statistics.interval.ms", "0");
+        if let Some(password) = &self.password {
+            config.set("sasl.password", password.reveal());
+        }
+        for (name, value) in ours {
+            config.set(*name, *value);
+        }
+        config.set_log_level(RDKafkaLogLevel::Info);
+        config
+    }
+
+    fn consumer(&self, preferences: &[(&str, &str)]) -> ClientConfig {
+        let mut config = self.client(
+            preferences,
+            &[
+                ("enable.auto.commit", "false"),
+                ("enable.auto.offset.store", "false"),
+                ("auto.offset.reset", "error"),
+                ("enable.partition.eof", "true"),
+                ("partition.assignment.strategy", "cooperative-sticky"),
+                ("group.protocol", "classic"),
+                ("isolation.level", "read_committed"),
+                ("check.crcs", "true"),
+                ("allow.auto.create.topics", "false"),
+            ],
+        );
+        config.set("group.id", &self.group);
+        config
+    }
+
+    /// The client that is a member of the group, and reads nothing.
+    pub(super) fn member(&self) -> ClientConfig {
+        self.consumer(&[])
+    }
+
+    /// The client that reads partitions as it is told, and is a member of no group.
+    pub(super) fn fetcher(&self) -> ClientConfig {
+        self.consumer(&[
+            ("fetch.queue.backoff.ms", &FETCH_QUEUE_BACKOFF_MS.to_string()),
+            ("queued.min.messages", &PREFETCH_RECORDS_MIN.to_string()),
+            ("queued.max.messages.kbytes", &PREFETCH_MAX_KIB.to_string()),
+            ("fetch.message.max.bytes", &FETCH_PARTITION_MAX_BYTES.to_string()),
+            ("fetch.max.bytes", &FETCH_MAX_BYTES.to_string()),
+            ("fetch.wait.max.ms", &FETCH_WAIT_MAX_MS.to_string()),
+        ])
+    }
+
+    /// A client that only asks questions.
+    pub(super) fn admin(&self) -> ClientConfig {
+        self.client(&[], &[("allow.auto.create.topics", "false")])
+    }
+
+    /// A producer that keeps the order and writes each record once.
+    pub(crate) fn producer(&self, preferences: &[(&str, &str)]) -> ClientConfig {
+        let mut all = vec![
+            (
+                "queue.buffering.max.messages",
+                PRODUCER_QUEUE_MAX_RECORDS.to_string(),
+            ),
+            ("message.max.bytes", MESSAGE_MAX_BYTES.to_string()),
+        ];
+        all.extend(preferences.iter().map(|(name, value)| (*name, value.to_string())));
+        let all: Vec<(&str, &str)> = all.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        self.client(
+            &all,
+            &[
+                ("acks", "all"),
+                ("enable.idempotence", "true"),
+                ("allow.auto.create.topics", "false"),
+            ],
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(properties: &[(&str, &str)]) -> KafkaSettings {
+        KafkaSettings {
+            brokers: "127.0.0.1:1".into(),
+            topic: "events".into(),
+            group: "group".into(),
+            partitions: 1,
+            replication: -1,
+            password: None,
+            properties: properties
+                .iter()
+                .map(|(name, value)| (name.to_string(), value.to_string()))
+                .collect(),
+            epoch: 0,
+        }
+    }
+
+    #[test]
+    fn properties_win_over_preferences_and_not_over_needs() {
+        let settings = settings(&[
+            ("fetch.wait.max.ms", "7"),
+            ("check.crcs", "false"),
+            ("group.id", "other"),
+        ]);
+        let config = settings.fetcher();
+        assert_eq!(config.get("fetch.wait.max.ms"), Some("7"));
+        assert_eq!(config.get("check.crcs"), Some("true"));
+        assert_eq!(config.get("group.id"), Some("group"));
+    }
+
+    #[test]
+    fn librdkafka_takes_every_setting() {
+        let settings = settings(&[]);
+        for config in [
+            settings.member(),
+            settings.fetcher(),
+            settings.admin(),
+            settings.producer(&[]),
+        ] {
+            assert!(config.create_native_config().is_ok());
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let settings = settings(&[("ssl.key.password", "swordfish")]);
+        let printed = format!("{settings:?}");
+        assert!(!printed.contains("swordfish"), "{printed}");
+    }
+}
