@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use readstates::model::channel::{Block, Head, Level, Node, NodeRef, Page};
-use readstates::model::ids::{ChannelId, LogPosition, ReadStateKey, UserId};
+use readstates::model::ids::{ChannelId, LogPosition, MessageId, ReadStateKey, UserId};
 use readstates::model::read_state::ReadState;
 use readstates::partition::io::{LoadKey, LoadedRow, NodeKey, Write};
 use readstates::store::rows;
@@ -182,12 +182,31 @@ impl FakeStore {
         for at in &gone {
             self.nodes.remove(at);
         }
-        if self.heads.contains_key(&key.channel) {
-            self.channel(key.channel).map_err(|missing| {
-                format!("{key:?} below {below} was deleted, but the head needs {missing}")
-            })?;
+        match self.version_named(&key) {
+            Some(named) if named < below => Err(format!(
+                "{key:?} below {below} was deleted, but the head names {named}"
+            )),
+            _ => Ok(won_or_same(gone.is_empty())),
         }
-        Ok(won_or_same(gone.is_empty()))
+    }
+
+    /// The version of a node that the stored head names, directly or by a page.
+    fn version_named(&self, key: &NodeKey) -> Option<LogPosition> {
+        fn find(nodes: &[NodeRef], id: MessageId) -> Option<(&NodeRef, bool)> {
+            let index = nodes.partition_point(|node| node.first <= id).checked_sub(1)?;
+            Some((&nodes[index], index + 1 == nodes.len()))
+        }
+        let head = self.heads.get(&key.channel)?;
+        let (page, is_newest_page) = find(&head.pages, key.first)?;
+        let (node, is_newest) = match (key.level, self.node(key.channel, Level::Page, page)) {
+            (Level::Page, _) => (page, is_newest_page),
+            (Level::Block, Some(Node::Page(page))) if !is_newest_page => {
+                (find(&page.blocks, key.first)?.0, false)
+            }
+            (Level::Block, _) if is_newest_page => find(&head.newest_page.blocks, key.first)?,
+            (Level::Block, _) => return None,
+        };
+        (node.first == key.first && !is_newest).then_some(node.version)
     }
 
     /// Everything that the head of a channel names.
