@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 
 /// Every schema. A package `a.b.v1` becomes the file `a.b.v1.rs` in the build folder.
-const SCHEMAS: &[&str] = &["readstates.proto"];
+const SCHEMAS: &[&str] = &["readstates.proto", "internal.proto", "rows.proto"];
 const SCHEMAS_DIR: &str = "schemas";
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

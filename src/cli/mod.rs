@@ -1,3 +1,110 @@
-//! One file for each command.
+//! The commands, one file for each.
 
+pub mod demo;
+pub mod get;
+mod logging;
 pub mod publish;
+mod published;
+pub mod serve;
+mod settings;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Config};
+use crate::wire::record::RecordLimits;
+
+/// Exit status where the usage or the configuration is wrong.
+const WRONG_USAGE: u8 = 2;
+
+/// Knows, for every user and every channel of a chat system, what has been read.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+struct Cli {
+    /// The configuration file; without it readstates.toml is read where it exists.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// One setting, such as --set nats.url=nats://127.0.0.1:4222; stronger than environment and file.
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = config::parse_set)]
+    set: Vec<(String, String)>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The service.
+    Serve,
+    /// Publishes events from standard input, as JSON, one a line.
+    Publish,
+    /// Asks what a user has read in some channels.
+    Get(get::Arguments),
+    /// Serves, feeds a lively synthetic chat into the stream, and shows what happens.
+    Demo(demo::Arguments),
+}
+
+/// Reads the command line and the configuration, and runs a command.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let config = match Config::load(&cli.set, cli.config.as_deref(), config::environment()) {
+        Ok(config) => config,
+        Err(mistakes) => {
+            eprintln!("{mistakes}");
+            return ExitCode::from(WRONG_USAGE);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("the runtime can't be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let status = runtime.block_on(async {
+        match cli.command {
+            Command::Serve => {
+                logging::start(&config.log, false);
+                ended(serve::run(config, serve::signals()).await)
+            }
+            Command::Publish => {
+                publish::run(&settings::kafka(&config), &RecordLimits::from(&config.limits)).await
+            }
+            Command::Get(arguments) => ended(get::run(&config, &arguments).await),
+            Command::Demo(arguments) => {
+                logging::start(&config.log, true);
+                ended(demo::run(config, arguments).await)
+            }
+        }
+    });
+    // Whatever still runs has nothing left to lose: rows are in the store or their records are replayed.
+    runtime.shutdown_background();
+    status
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    /// Trying again may help, or something broke while it ran.
+    #[error("{0}")]
+    Broken(String),
+    /// It can't work as it is configured.
+    #[error("{0}")]
+    Misconfigured(String),
+}
+
+fn ended(result: Result<(), Failed>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            eprintln!("{failed}");
+            match failed {
+                Failed::Broken(_) => ExitCode::FAILURE,
+                Failed::Misconfigured(_) => ExitCode::from(WRONG_USAGE),
+            }
+        }
+    }
+}

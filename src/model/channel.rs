@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::ids::{LogPosition, MessageId, UserId};
+use super::planted::{Bug, Planted};
 
 /// A message, or the mark that one was deleted before it was created.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,4 +84,462 @@ pub enum Node {
     Block(Arc<Block>),
     /// References to blocks.
     Page(Arc<Page>),
+}
+
+/// A node that an operation needs and that is not at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Wanted {
+    /// How high it stands.
+    pub level: Level,
+    /// Where it begins.
+    pub first: MessageId,
+    /// The version that its parent names.
+    pub version: LogPosition,
+}
+
+/// The nodes of one channel that are at hand.
+pub trait Nodes {
+    /// The block, if it is at hand in this version.
+    fn block(&self, first: MessageId, version: LogPosition) -> Option<Arc<Block>>;
+    /// The page, if it is at hand in this version.
+    fn page(&self, first: MessageId, version: LogPosition) -> Option<Arc<Page>>;
+    /// Takes a node that was changed (`replaced` is the version before) or is new.
+    fn put(&mut self, node: NodeRef, content: Node, replaced: Option<LogPosition>);
+}
+
+/// The fan-outs of the tree. The rows depend on them, so a deployment keeps them for good.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Messages in a block.
+    pub block_messages_max: usize,
+    /// By-name mentions in a block of more than one message.
+    pub block_mentions_max: usize,
+    /// Blocks in a page.
+    pub page_blocks_max: usize,
+    /// For tests.
+    pub planted: Planted,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Shape {
+            block_messages_max: 128,
+            block_mentions_max: 16_384,
+            page_blocks_max: 128,
+            planted: Planted::default(),
+        }
+    }
+}
+
+/// What is above an id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Above {
+    /// Live messages.
+    pub live: u64,
+    /// Those of them that mention everyone.
+    pub everyone: u64,
+}
+
+impl Message {
+    /// Whether it counts: created and not deleted.
+    pub fn is_live(&self) -> bool {
+        self.created && !self.deleted
+    }
+
+    /// Whether it counts as a mention of the user by name: nobody is mentioned by an own message.
+    pub fn counts_as_mention_of(&self, user: UserId) -> bool {
+        self.author != Some(user) && self.mentions.binary_search(&user).is_ok()
+    }
+}
+
+impl Block {
+    /// Its place among the messages, or the place where it would be.
+    pub fn find(&self, id: MessageId) -> Result<usize, usize> {
+        match self.messages.last() {
+            Some(last) if last.id < id => Err(self.messages.len()),
+            _ => self.messages.binary_search_by_key(&id, |message| message.id),
+        }
+    }
+
+    /// The message with this id.
+    pub fn get(&self, id: MessageId) -> Option<&Message> {
+        self.find(id).ok().map(|index| &self.messages[index])
+    }
+
+    fn above(&self, id: MessageId) -> Above {
+        let start = self.messages.partition_point(|message| message.id <= id);
+        let live = self.messages[start..].iter().filter(|message| message.is_live());
+        live.fold(Above::default(), |sum, message| Above {
+            live: sum.live + 1,
+            everyone: sum.everyone + u64::from(message.everyone),
+        })
+    }
+
+    /// What the parent has to know of this block.
+    pub fn to_ref(&self, first: MessageId, version: LogPosition) -> NodeRef {
+        let Above { live, everyone } = self.above(MessageId::NONE);
+        let newest = self.messages.iter().rev().find(|message| message.is_live());
+        NodeRef {
+            first,
+            version,
+            live,
+            everyone,
+            newest_live: newest.map_or(MessageId::NONE, |m| m.id),
+        }
+    }
+
+    fn is_overfull(&self, shape: &Shape) -> bool {
+        let mentions = || {
+            self.messages
+                .iter()
+                .map(|message| message.mentions.len())
+                .sum::<usize>()
+        };
+        self.messages.len() > shape.block_messages_max
+            || (self.messages.len() > 1 && mentions() > shape.block_mentions_max)
+    }
+
+    /// Cuts an overfull block into ones that are not, the first cut at `at`.
+    fn split(mut self, at: usize, shape: &Shape, parts: &mut Vec<Block>) {
+        if !self.is_overfull(shape) {
+            return parts.push(self);
+        }
+        let upper = Block {
+            messages: self.messages.split_off(at),
+        };
+        for half in [self, upper] {
+            let middle = half.messages.len() / 2;
+            half.split(middle, shape, parts);
+        }
+    }
+
+    /// The memory it takes.
+    pub fn weight_bytes(&self) -> usize {
+        let mentions: usize = self.messages.iter().map(|message| message.mentions.len()).sum();
+        size_of::<Block>() + self.messages.capacity() * size_of::<Message>() + mentions * size_of::<UserId>()
+    }
+}
+
+impl Page {
+    /// What the parent has to know of this page.
+    pub fn to_ref(&self, first: MessageId, version: LogPosition) -> NodeRef {
+        let newest = self.blocks.iter().rev().find(|block| block.live > 0);
+        NodeRef {
+            first,
+            version,
+            live: self.blocks.iter().map(|block| block.live).sum(),
+            everyone: self.blocks.iter().map(|block| block.everyone).sum(),
+            newest_live: newest.map_or(MessageId::NONE, |block| block.newest_live),
+        }
+    }
+
+    /// The memory it takes.
+    pub fn weight_bytes(&self) -> usize {
+        size_of::<Page>() + self.blocks.capacity() * size_of::<NodeRef>()
+    }
+}
+
+/// The place of the child that holds `id`.
+fn child_of(children: &[NodeRef], id: MessageId) -> usize {
+    children
+        .partition_point(|child| child.first <= id)
+        .saturating_sub(1)
+}
+
+fn sum_of(children: &[NodeRef]) -> Above {
+    children.iter().fold(Above::default(), |sum, child| Above {
+        live: sum.live + child.live,
+        everyone: sum.everyone + child.everyone,
+    })
+}
+
+/// How many lower neighbours of a missing block are asked for with it while messages are read downwards.
+const READ_AHEAD_BLOCKS: usize = 8;
+
+impl Head {
+    /// The newest live message; 0 if there is none.
+    pub fn last_message(&self) -> MessageId {
+        self.pages
+            .iter()
+            .rev()
+            .find(|page| page.live > 0)
+            .map_or(MessageId::NONE, |page| page.newest_live)
+    }
+
+    /// The memory it takes.
+    pub fn weight_bytes(&self) -> usize {
+        size_of::<Head>()
+            + self.pages.capacity() * size_of::<NodeRef>()
+            + self.newest_page.weight_bytes()
+            + self.newest_block.weight_bytes()
+    }
+
+    fn page_at(&self, index: usize, nodes: &impl Nodes) -> Result<Arc<Page>, Wanted> {
+        let page = &self.pages[index];
+        if index + 1 == self.pages.len() {
+            return Ok(Arc::clone(&self.newest_page));
+        }
+        let wanted = Wanted {
+            level: Level::Page,
+            first: page.first,
+            version: page.version,
+        };
+        nodes.page(page.first, page.version).ok_or(wanted)
+    }
+
+    fn block_at(
+        &self,
+        page: usize,
+        blocks: &Page,
+        index: usize,
+        nodes: &impl Nodes,
+    ) -> Result<Arc<Block>, Wanted> {
+        let block = &blocks.blocks[index];
+        if page + 1 == self.pages.len() && index + 1 == blocks.blocks.len() {
+            return Ok(Arc::clone(&self.newest_block));
+        }
+        let wanted = Wanted {
+            level: Level::Block,
+            first: block.first,
+            version: block.version,
+        };
+        nodes.block(block.first, block.version).ok_or(wanted)
+    }
+
+    /// The block that holds `id`, or would hold it. Nothing in a channel without messages.
+    pub fn block_of(&self, id: MessageId, nodes: &impl Nodes) -> Result<Option<Arc<Block>>, Wanted> {
+        if self.pages.is_empty() {
+            return Ok(None);
+        }
+        let page = child_of(&self.pages, id);
+        let blocks = self.page_at(page, nodes)?;
+        self.block_at(page, &blocks, child_of(&blocks.blocks, id), nodes)
+            .map(Some)
+    }
+
+    /// Counts what is above `id`: one path from the head, at any depth.
+    pub fn above(&self, id: MessageId, nodes: &impl Nodes) -> Result<Above, Wanted> {
+        if self.pages.is_empty() {
+            return Ok(Above::default());
+        }
+        let page = child_of(&self.pages, id);
+        let newer_pages = sum_of(&self.pages[page + 1..]);
+        if self.pages[page].newest_live <= id {
+            return Ok(newer_pages);
+        }
+        let blocks = self.page_at(page, nodes)?;
+        let block = child_of(&blocks.blocks, id);
+        let newer_blocks = sum_of(&blocks.blocks[block + 1..]);
+        let within = if blocks.blocks[block].newest_live <= id {
+            Above::default()
+        } else {
+            self.block_at(page, &blocks, block, nodes)?.above(id)
+        };
+        Ok(Above {
+            live: newer_pages.live + newer_blocks.live + within.live,
+            everyone: newer_pages.everyone + newer_blocks.everyone + within.everyone,
+        })
+    }
+
+    /// Visits the live messages above `above` and up to `up_to`, newest first, until `visit` has had enough.
+    ///
+    /// # Errors
+    /// The nodes that are missing, with some of those that come next. Visit again from the start once they are there.
+    pub fn descend(
+        &self,
+        up_to: MessageId,
+        above: MessageId,
+        nodes: &impl Nodes,
+        mut visit: impl FnMut(&Message) -> std::ops::ControlFlow<()>,
+    ) -> Result<(), Vec<Wanted>> {
+        if self.pages.is_empty() {
+            return Ok(());
+        }
+        for page in (child_of(&self.pages, above)..=child_of(&self.pages, up_to)).rev() {
+            let blocks = self.page_at(page, nodes).map_err(|wanted| vec![wanted])?;
+            let lowest = child_of(&blocks.blocks, above);
+            for index in (lowest..=child_of(&blocks.blocks, up_to)).rev() {
+                let Ok(block) = self.block_at(page, &blocks, index, nodes) else {
+                    let next = (lowest..=index).rev().take(READ_AHEAD_BLOCKS);
+                    return Err(next
+                        .filter_map(|i| self.block_at(page, &blocks, i, nodes).err())
+                        .collect());
+                };
+                let messages = block.messages.iter().rev();
+                for message in messages.filter(|m| m.is_live() && m.id > above && m.id <= up_to) {
+                    if visit(message).is_break() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a message, or a mark, into the tree. Its id must not be there yet, and its block must be at hand.
+    pub fn insert(
+        &mut self,
+        message: Message,
+        at: LogPosition,
+        shape: &Shape,
+        nodes: &mut impl Nodes,
+    ) -> Result<(), Wanted> {
+        if self.pages.is_empty() {
+            let lowest = if shape.planted.is(Bug::LowestBlockAtSmallestId) {
+                message.id
+            } else {
+                MessageId::NONE
+            };
+            let first = NodeRef {
+                first: lowest,
+                version: at,
+                ..NodeRef::default()
+            };
+            self.newest_page = Arc::new(Page { blocks: vec![first] });
+            self.pages.push(first);
+        }
+        self.edit_block(message.id, at, shape, nodes, |block| {
+            let index = block.find(message.id).unwrap_or_else(|index| index);
+            block.messages.insert(index, message);
+            index
+        })
+    }
+
+    /// Changes a message that is in the tree. Its block must be at hand.
+    pub fn modify(
+        &mut self,
+        id: MessageId,
+        at: LogPosition,
+        shape: &Shape,
+        nodes: &mut impl Nodes,
+        change: impl FnOnce(&mut Message),
+    ) -> Result<(), Wanted> {
+        self.edit_block(id, at, shape, nodes, |block| {
+            let index = block
+                .find(id)
+                .unwrap_or_else(|_| unreachable!("message {id} is modified but not there"));
+            change(&mut block.messages[index]);
+            index
+        })
+    }
+
+    /// Changes the block of `id` and then all that is above it, splitting what has become too large.
+    fn edit_block(
+        &mut self,
+        id: MessageId,
+        at: LogPosition,
+        shape: &Shape,
+        nodes: &mut impl Nodes,
+        edit: impl FnOnce(&mut Block) -> usize,
+    ) -> Result<(), Wanted> {
+        let page_index = child_of(&self.pages, id);
+        let is_newest_page = page_index + 1 == self.pages.len();
+        let mut page = self.page_at(page_index, nodes)?;
+        let index = child_of(&page.blocks, id);
+        let is_newest = is_newest_page && index + 1 == page.blocks.len();
+        let mut block = self.block_at(page_index, &page, index, nodes)?;
+        let old = page.blocks[index];
+        if is_newest {
+            self.newest_block = Arc::default();
+        }
+        if is_newest_page {
+            self.newest_page = Arc::default();
+        }
+
+        let changed = Arc::make_mut(&mut block);
+        let edited = edit(changed);
+        let mut parts = Vec::new();
+        if changed.is_overfull(shape) {
+            let cut = cut_of(edited, changed.messages.len(), is_newest);
+            std::mem::take(changed).split(cut, shape, &mut parts);
+        } else {
+            parts.push(std::mem::take(changed));
+        }
+
+        let mut refs: Vec<NodeRef> = parts
+            .iter()
+            .enumerate()
+            .map(|(i, part)| part.to_ref(if i == 0 { old.first } else { part.messages[0].id }, at))
+            .collect();
+        if shape.planted.is(Bug::NodeOverwrittenInPlace) && !is_newest {
+            refs[0].version = old.version;
+        }
+        let last = parts.len() - 1;
+        for (i, part) in parts.into_iter().enumerate() {
+            match is_newest && i == last {
+                true => self.newest_block = Arc::new(part),
+                false => {
+                    let replaced = (i == 0 && !is_newest).then_some(old.version);
+                    nodes.put(refs[i], Node::Block(Arc::new(part)), replaced);
+                }
+            }
+        }
+        Arc::make_mut(&mut page).blocks.splice(index..=index, refs);
+        self.put_page(page_index, is_newest_page, page, at, shape, nodes);
+        Ok(())
+    }
+
+    /// Puts a changed page back in its place, splitting it if it has become too large.
+    fn put_page(
+        &mut self,
+        index: usize,
+        is_newest: bool,
+        mut page: Arc<Page>,
+        at: LogPosition,
+        shape: &Shape,
+        nodes: &mut impl Nodes,
+    ) {
+        let old = self.pages[index];
+        if page.blocks.len() <= shape.page_blocks_max {
+            let changed = page.to_ref(old.first, at);
+            self.pages[index] = changed;
+            match is_newest {
+                true => self.newest_page = page,
+                false => nodes.put(changed, Node::Page(page), Some(old.version)),
+            }
+            return;
+        }
+        let blocks = &mut Arc::make_mut(&mut page).blocks;
+        let mut parts = Vec::new();
+        while !blocks.is_empty() {
+            let rest = blocks.len();
+            let cut = match rest > shape.page_blocks_max {
+                true if is_newest => shape.page_blocks_max,
+                true => rest / 2,
+                false => rest,
+            };
+            parts.push(Page {
+                blocks: blocks.drain(..cut.max(1)).collect(),
+            });
+        }
+        let mut refs: Vec<NodeRef> = parts
+            .iter()
+            .enumerate()
+            .map(|(i, part)| part.to_ref(if i == 0 { old.first } else { part.blocks[0].first }, at))
+            .collect();
+        if shape.planted.is(Bug::SplitLosesCount) {
+            refs[0].live = refs[0].live.saturating_sub(1);
+        }
+        let last = parts.len() - 1;
+        for (i, part) in parts.into_iter().enumerate() {
+            match is_newest && i == last {
+                true => self.newest_page = Arc::new(part),
+                false => {
+                    let replaced = (i == 0 && !is_newest).then_some(old.version);
+                    nodes.put(refs[i], Node::Page(Arc::new(part)), replaced);
+                }
+            }
+        }
+        self.pages.splice(index..=index, refs);
+    }
+}
+
+/// Where an overfull block is cut: messages that come in ascending order fill the newest block, and those that come in
+/// descending order (a reverse import) fill the lowest, so that blocks end up full; others are cut in the middle.
+fn cut_of(edited: usize, messages: usize, is_newest: bool) -> usize {
+    match edited {
+        last if is_newest && last + 1 == messages => messages - 1,
+        0 => 1,
+        _ => messages / 2,
+    }
 }

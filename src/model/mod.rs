@@ -1,6 +1,8 @@
 //! Ids, events, channels and read states: what the numbers mean. Pure: no clock, no I/O.
 
 pub mod channel;
+pub mod counts;
 pub mod event;
 pub mod ids;
+pub mod planted;
 pub mod read_state;

@@ -43,3 +43,87 @@ pub struct ReadState {
     /// Own messages up to here were not looked for. 0 or above `last_read`.
     pub own_unknown: MessageId,
 }
+
+impl ReadState {
+    /// Whether there is such a read state at all.
+    pub fn exists(&self) -> bool {
+        self.applied != LogPosition::NOTHING
+    }
+
+    /// Everything up to `id` is read. Never moves back.
+    pub fn read_up_to(&mut self, id: MessageId) {
+        if id <= self.last_read {
+            return;
+        }
+        self.last_read = id;
+        forget_up_to(&mut self.mentions, id);
+        forget_up_to(&mut self.own, id);
+        for mark in [&mut self.forgotten, &mut self.own_unknown] {
+            if *mark <= id {
+                *mark = MessageId::NONE;
+            }
+        }
+    }
+
+    /// The user left: nothing counts until the next join, which reads everything, so nothing need be remembered.
+    pub fn leave(&mut self) {
+        self.membership = Membership::Left;
+        self.mentions = Vec::new();
+        self.own = Vec::new();
+        self.forgotten = MessageId::NONE;
+        self.own_unknown = MessageId::NONE;
+    }
+
+    /// A live message of someone else mentions the user by name, with this everyone flag.
+    pub fn mentioned_by(&mut self, id: MessageId, everyone: bool, direct_mentions_max: usize) {
+        if id <= self.last_read || id <= self.forgotten || self.membership == Membership::Left {
+            return;
+        }
+        match self.mentions.binary_search_by_key(&id, |mention| mention.id) {
+            Ok(index) => self.mentions[index].everyone = everyone,
+            Err(index) => self.mentions.insert(index, Remembered { id, everyone }),
+        }
+        self.forget_oldest_mentions(direct_mentions_max);
+    }
+
+    /// Keeps the newest `direct_mentions_max` mentions.
+    pub fn forget_oldest_mentions(&mut self, direct_mentions_max: usize) {
+        if let Some(excess) = self
+            .mentions
+            .len()
+            .checked_sub(direct_mentions_max)
+            .filter(|excess| *excess > 0)
+        {
+            self.forgotten = self.forgotten.max(self.mentions[excess - 1].id);
+            self.mentions.drain(..excess);
+        }
+    }
+
+    /// A message does not mention the user by name any more, or is gone.
+    pub fn not_mentioned_by(&mut self, id: MessageId) {
+        remove(&mut self.mentions, id);
+    }
+
+    /// An own message changed its everyone flag.
+    pub fn own_changed(&mut self, id: MessageId, everyone: bool) {
+        if let Ok(index) = self.own.binary_search_by_key(&id, |own| own.id) {
+            self.own[index].everyone = everyone;
+        }
+    }
+
+    /// An own message is gone.
+    pub fn own_deleted(&mut self, id: MessageId) {
+        remove(&mut self.own, id);
+    }
+}
+
+fn forget_up_to(list: &mut Vec<Remembered>, id: MessageId) {
+    let read = list.partition_point(|remembered| remembered.id <= id);
+    list.drain(..read);
+}
+
+fn remove(list: &mut Vec<Remembered>, id: MessageId) {
+    if let Ok(index) = list.binary_search_by_key(&id, |remembered| remembered.id) {
+        list.remove(index);
+    }
+}

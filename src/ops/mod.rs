@@ -1,1 +1,4 @@
-//! What operators see: metrics and health.
+//! What operators see: metrics, health, the status page.
+
+pub mod http;
+pub mod metrics;

@@ -210,6 +210,8 @@ pub enum Reply {
     Answers(Vec<Result<Answer, Failure>>),
     /// To [`Input::TakeStamp`].
     Stamp(Stamp),
+    /// To [`Input::Overview`]: the stamp is void or too old. Take another one, read the store again, and ask again.
+    StampVoid,
 }
 
 /// Why there is no answer.

@@ -1,3 +1,469 @@
 //! The state machine of one partition: pure, it takes an input and the time and returns effects.
+//!
+//! Everything about a channel is decided here, in stream order (invariant 1): there is nothing to race with. States,
+//! events and invariants are in ARCHITECTURE.md.
 
+mod answers;
+mod apply;
+mod cache;
+mod channels;
+mod counters;
 pub mod io;
+mod loads;
+mod read_states;
+mod requests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hashbrown::HashMap;
+
+pub use counters::{Counters, Ignored};
+use io::{Effect, Input, LoadToken, Millis, Write, WriteKey};
+use loads::{Pending, Queue};
+use requests::{Later, Requests};
+
+use crate::model::channel::Shape;
+use crate::model::counts::CountLimits;
+use crate::model::ids::{ChannelId, LogPosition, Offset};
+use crate::model::planted::{Bug, Planted};
+pub use read_states::STAMP_LIFE_MS;
+
+/// How a partition behaves. The rows depend on `shape` and `counts`, so a deployment keeps these.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// From an entry's first change to its write.
+    pub write_delay_ms: u64,
+    /// Between two writes of the durable position, at least.
+    pub position_interval_ms: u64,
+    /// Fan-outs of the channel tree.
+    pub shape: Shape,
+    /// Up to where counts are exact.
+    pub counts: CountLimits,
+    /// Writes of read states under way at a time.
+    pub read_state_writes_max: usize,
+    /// Writes of heads and nodes under way at a time.
+    pub channel_writes_max: usize,
+    /// Loads under way at a time that are only asked for in advance.
+    pub loads_max: usize,
+    /// Records that wait for a load; above, no more are wanted.
+    pub waiting_records_max: usize,
+    /// Questions that wait; above, more are refused.
+    pub waiting_questions_max: usize,
+    /// For tests.
+    pub planted: Planted,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            write_delay_ms: 30_000,
+            position_interval_ms: 1000,
+            shape: Shape::default(),
+            counts: CountLimits::default(),
+            read_state_writes_max: 256,
+            channel_writes_max: 64,
+            loads_max: 256,
+            waiting_records_max: 4096,
+            waiting_questions_max: 16_384,
+            planted: Planted::default(),
+        }
+    }
+}
+
+/// What one partition may take of the instance's capacity. Changes as partitions come and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Cached read states.
+    pub read_states: usize,
+    /// Cached heads, pages and blocks.
+    pub channel_bytes: usize,
+    /// Entries that are not in the store yet; above, no more records are wanted.
+    pub dirty: usize,
+}
+
+/// Where a partition stands, from being assigned to being given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Takes records that were there when it was assigned.
+    CatchingUp,
+    /// Has come to what was the end of the log when it was assigned.
+    Live,
+    /// Writes everything, takes no more records.
+    Draining,
+    /// Everything is in the store.
+    Drained,
+}
+
+/// How a partition stands, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The last record taken that nothing before is waiting for.
+    pub applied: LogPosition,
+    /// Every record up to here is in the store.
+    pub durable: LogPosition,
+    /// When the oldest change that is not in the store was made.
+    pub oldest_change_at: Option<Millis>,
+    /// Cached read states.
+    pub read_states_cached: usize,
+    /// Cached channels.
+    pub channels_cached: usize,
+    /// Changed entries that are not in the store.
+    pub dirty: usize,
+    /// Records that wait for a load.
+    pub waiting_records: usize,
+}
+
+/// One partition of the stream: caches, write-behind, loads and answers.
+pub struct Partition {
+    settings: Settings,
+    share: Share,
+    assignment: u64,
+    epoch: u32,
+    phase: Phase,
+    live_at: LogPosition,
+    /// The position: the last record taken.
+    position: LogPosition,
+    now: Millis,
+    read_states: read_states::ReadStates,
+    channels: channels::Channels,
+    /// Channels of which something is waiting for a load.
+    queues: HashMap<ChannelId, Queue>,
+    pending_loads: HashMap<LoadToken, Pending>,
+    last_token: u64,
+    /// Records that wait, each by its place.
+    waiting: BTreeSet<LogPosition>,
+    requests: Requests,
+    /// What waits until the position has come to a place.
+    later: BTreeMap<LogPosition, Vec<Later>>,
+    /// Stamps up to here are void for rows: a fresh entry was evicted since.
+    rows_void_up_to: Option<Millis>,
+    /// Stamps up to here are void altogether: another owner was further.
+    stamps_void_up_to: Option<Millis>,
+    read_state_writes: usize,
+    channel_writes: usize,
+    position_stored: LogPosition,
+    position_sent: Option<LogPosition>,
+    position_sent_at: Option<Millis>,
+    is_congested: bool,
+    counters: Counters,
+}
+
+impl Partition {
+    /// A partition whose records follow from just after `durable`, the stored position. It is live once it has taken
+    /// the record before `live_at`.
+    pub fn new(
+        settings: Settings,
+        share: Share,
+        assignment: u64,
+        durable: LogPosition,
+        live_at: Offset,
+    ) -> Self {
+        let epoch = durable.epoch();
+        let live_at = match live_at.0.checked_sub(1) {
+            Some(last) => LogPosition::new(epoch, Offset(last)),
+            None => LogPosition::start(epoch),
+        };
+        Partition {
+            settings,
+            share,
+            assignment,
+            epoch,
+            phase: if durable >= live_at {
+                Phase::Live
+            } else {
+                Phase::CatchingUp
+            },
+            live_at,
+            position: durable,
+            now: Millis::default(),
+            read_states: read_states::ReadStates::new(durable, settings.planted),
+            channels: channels::Channels::new(settings.planted),
+            queues: HashMap::new(),
+            pending_loads: HashMap::new(),
+            last_token: 0,
+            waiting: BTreeSet::new(),
+            requests: Requests::default(),
+            later: BTreeMap::new(),
+            rows_void_up_to: None,
+            stamps_void_up_to: None,
+            read_state_writes: 0,
+            channel_writes: 0,
+            position_stored: durable,
+            position_sent: None,
+            position_sent_at: None,
+            is_congested: false,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Takes one input at a time that never goes back, and appends what is to be done about it.
+    pub fn handle(&mut self, now: Millis, input: Input, out: &mut Vec<Effect>) {
+        self.now = now;
+        match (self.phase, input) {
+            (Phase::Draining | Phase::Drained, Input::Record { .. } | Input::CaughtUp { .. }) => {}
+            (_, Input::Record { offset, event }) => self.take_record(offset, event, out),
+            (_, Input::CaughtUp { next }) => self.take_end(next, out),
+            (_, Input::Get(get)) => self.take_get(get, out),
+            (_, Input::Overview(overview)) => self.take_overview(overview, out),
+            (_, Input::TakeStamp(request)) => self.give_stamp(request, out),
+            (_, Input::Loaded { token, row }) => self.take_row(token, row, out),
+            (_, Input::LoadFailed { token }) => self.take_load_failure(token, out),
+            (_, Input::Written(key)) => self.take_acknowledgement(key),
+            (_, Input::PositionStored(position)) => self.take_stored_position(position),
+            (_, Input::Tick) => self.expire(out),
+            (Phase::CatchingUp | Phase::Live, Input::Drain) => self.phase = Phase::Draining,
+            (Phase::Draining | Phase::Drained, Input::Drain) => {}
+        }
+    }
+
+    /// Does what is due after a batch of inputs: writes, evictions. Call it after each batch and now and then.
+    pub fn settle(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        self.now = now;
+        self.read_states.tick(now);
+        self.write_what_is_due(out);
+        self.store_position(out);
+        self.evict();
+        self.weigh_congestion();
+        self.finish_draining(out);
+    }
+
+    /// Gives the partition another share of the instance's capacity.
+    pub fn set_share(&mut self, share: Share) {
+        self.share = share;
+    }
+
+    /// Whether records should be kept back: too much is not in the store yet, or waits for it.
+    pub fn is_congested(&self) -> bool {
+        self.is_congested
+    }
+
+    /// Where the partition stands in its life.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Which ownership of the partition this is.
+    pub fn assignment(&self) -> u64 {
+        self.assignment
+    }
+
+    /// The last record taken.
+    pub fn position(&self) -> LogPosition {
+        self.position
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// How the partition stands.
+    pub fn standing(&self) -> Standing {
+        let oldest = [
+            self.read_states.oldest_change_at(),
+            self.channels.oldest_change_at(),
+        ];
+        Standing {
+            applied: self.waiting.first().map_or(self.position, |first| first.before()),
+            durable: self.position_stored,
+            oldest_change_at: oldest.into_iter().flatten().min(),
+            read_states_cached: self.read_states.len(),
+            channels_cached: self.channels.len(),
+            dirty: self.dirty_len(),
+            waiting_records: self.waiting.len(),
+        }
+    }
+
+    /// Every record up to here is in the store: just before the oldest change that is not acknowledged, be it queued,
+    /// staged, under way, or waiting for a load (invariant 5).
+    pub fn durable(&self) -> LogPosition {
+        let oldest_waiting = self
+            .waiting
+            .first()
+            .copied()
+            .filter(|_| !self.is_planted(Bug::DurablePastWaiting));
+        let oldest = [
+            self.read_states.oldest_unacknowledged(),
+            self.channels.oldest_unacknowledged(),
+            oldest_waiting,
+        ];
+        match oldest.into_iter().flatten().min() {
+            Some(oldest) if self.is_planted(Bug::DurableOneTooFar) => oldest,
+            Some(oldest) => oldest.before(),
+            None => self.position,
+        }
+    }
+
+    fn is_planted(&self, bug: Bug) -> bool {
+        self.settings.planted.is(bug)
+    }
+
+    fn dirty_len(&self) -> usize {
+        self.read_states.dirty_len() + self.channels.dirty_len()
+    }
+
+    fn take_end(&mut self, next: Offset, out: &mut Vec<Effect>) {
+        let end = match next.0.checked_sub(1) {
+            Some(last) => LogPosition::new(self.epoch, Offset(last)),
+            None => LogPosition::start(self.epoch),
+        };
+        if end > self.position {
+            self.counters.ends_passed += 1;
+        }
+        self.move_to(end, out);
+    }
+
+    /// The position has come to `position`, if it was before it.
+    fn move_to(&mut self, position: LogPosition, out: &mut Vec<Effect>) {
+        self.position = self.position.max(position);
+        if self.phase == Phase::CatchingUp && self.position >= self.live_at {
+            self.phase = Phase::Live;
+        }
+        while self
+            .later
+            .first_key_value()
+            .is_some_and(|(place, _)| *place <= self.position)
+        {
+            let Some((_, later)) = self.later.pop_first() else {
+                break;
+            };
+            for later in later {
+                self.resume(later, out);
+            }
+        }
+    }
+
+    fn take_acknowledgement(&mut self, key: WriteKey) {
+        match key {
+            WriteKey::ReadState(key, applied) => {
+                self.read_state_writes -= 1;
+                self.read_states.written(key, applied, self.now);
+            }
+            WriteKey::Node(key, version) => {
+                self.channel_writes -= 1;
+                self.channels.node_written(key, version);
+            }
+            WriteKey::Head(channel, applied) => {
+                self.channel_writes -= 1;
+                self.channels.head_written(channel, applied, self.now);
+            }
+            WriteKey::DeleteNodesBelow(..) => self.channel_writes -= 1,
+        }
+    }
+
+    /// Read states, then nodes, then heads (invariant 3).
+    fn write_what_is_due(&mut self, out: &mut Vec<Effect>) {
+        let changed_by = if self.is_in_haste() {
+            Millis(u64::MAX)
+        } else {
+            match self.now.0.checked_sub(self.settings.write_delay_ms) {
+                Some(changed_by) => Millis(changed_by),
+                None => return self.write_channels(out),
+            }
+        };
+        while self.read_state_writes < self.settings.read_state_writes_max {
+            let Some((key, state)) = self.read_states.next_write(changed_by) else {
+                break;
+            };
+            self.read_state_writes += 1;
+            out.push(Effect::Write(Write::ReadState(key, state)));
+        }
+        while self.channels.stage_next(changed_by) {}
+        self.write_channels(out);
+    }
+
+    fn write_channels(&mut self, out: &mut Vec<Effect>) {
+        while self.channel_writes < self.settings.channel_writes_max {
+            let oldest_read_state = self.read_states.oldest_unacknowledged();
+            let write = self
+                .channels
+                .next_node_write()
+                .or_else(|| self.channels.next_head_write(oldest_read_state));
+            let Some(write) = write else { break };
+            self.channel_writes += 1;
+            out.push(Effect::Write(write));
+        }
+    }
+
+    /// Whether changes are written without waiting for `write_delay`: the partition is given up, or what is changed
+    /// takes the room of what is needed.
+    fn is_in_haste(&self) -> bool {
+        self.phase >= Phase::Draining
+            || self.dirty_len() > self.share.dirty / 2
+            || self.read_states.is_pressed(self.share.read_states)
+            || self.channels.is_pressed(self.share.channel_bytes)
+    }
+
+    fn store_position(&mut self, out: &mut Vec<Effect>) {
+        if self.position_sent.is_some() {
+            return;
+        }
+        let durable = self.durable();
+        let next_at = self
+            .position_sent_at
+            .map_or(0, |at| at.0 + self.settings.position_interval_ms);
+        let is_time = self.now.0 >= next_at || self.phase == Phase::Draining;
+        if durable > self.position_stored && is_time {
+            self.position_sent = Some(durable);
+            self.position_sent_at = Some(self.now);
+            out.push(Effect::StorePosition(durable));
+        }
+    }
+
+    fn take_stored_position(&mut self, position: LogPosition) {
+        self.position_stored = self.position_stored.max(position);
+        self.position_sent = None;
+    }
+
+    fn evict(&mut self) {
+        let queues = &self.queues;
+        let is_waited_for = |channel: ChannelId| queues.contains_key(&channel);
+        let (read_states, fresh) = self
+            .read_states
+            .evict(self.share.read_states, self.now, is_waited_for);
+        let (channels, fresh_head) = self
+            .channels
+            .evict(self.share.channel_bytes, self.now, is_waited_for);
+        self.counters.read_states_evicted += read_states;
+        self.counters.channels_evicted += channels;
+        if fresh || fresh_head {
+            self.counters.fresh_evictions += 1;
+            self.rows_void_up_to = Some(self.now);
+        }
+    }
+
+    fn weigh_congestion(&mut self) {
+        let (dirty, waiting) = (self.dirty_len(), self.waiting.len());
+        let (dirty_max, waiting_max) = (self.share.dirty, self.settings.waiting_records_max);
+        let was_congested = self.is_congested;
+        self.is_congested = match was_congested {
+            false => dirty > dirty_max || waiting > waiting_max,
+            true => dirty > dirty_max / 2 || waiting > waiting_max / 2,
+        };
+        self.counters.congestions += u64::from(!was_congested && self.is_congested);
+    }
+
+    fn finish_draining(&mut self, out: &mut Vec<Effect>) {
+        let is_written = self.dirty_len() == 0 && self.channel_writes == 0 && !self.channels.has_writes();
+        if self.phase == Phase::Draining && is_written && self.position_stored >= self.durable() {
+            self.phase = Phase::Drained;
+            out.push(Effect::Drained);
+        }
+    }
+
+    /// Checks what must always hold; for tests.
+    pub fn check(&self) {
+        self.read_states.check();
+        self.channels.check();
+        for queue in self.queues.values() {
+            queue.check();
+        }
+        let waiting: usize = self.queues.values().map(Queue::records).sum();
+        assert_eq!(
+            waiting,
+            self.waiting.len(),
+            "each waiting record is in the frontier once"
+        );
+        assert!(self.durable() <= self.position, "invariant 5");
+    }
+}

@@ -1,4 +1,27 @@
-//! Questions over NATS.
+//! Questions over NATS: section 3 of the contract.
+//!
+//! Any instance answers `get` and `overview`. It asks the partitions that it owns directly, and the owners of the
+//! others over the subjects of their partitions, which exist while a partition is live somewhere. Those never ask on.
+
+mod ask;
+mod connection;
+mod deadline;
+mod error;
+mod get;
+mod internal;
+mod overview;
+mod owner;
+mod service;
+mod status;
+mod subjects;
+
+pub use ask::ask;
+pub use connection::{ConnectError, SUBSCRIPTION_MESSAGES_MAX, connect};
+pub use deadline::TIMEOUT_MS_MAX;
+pub use error::{Code, QueryError};
+pub use overview::OVERVIEW_ROWS_MAX;
+pub use service::{QueryService, REQUESTS_IN_WORK_MAX, ServiceError, ServiceOptions};
+pub use subjects::Subjects;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -6,6 +29,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::model::event::EVENT_KINDS;
 use crate::model::ids::{ChannelId, Offset, PartitionId, ReadStateKey, UserId};
 use crate::model::read_state::ReadState;
 use crate::partition::io::{Answer, Failure, Stamp};
@@ -67,6 +91,8 @@ pub enum Unanswered {
     Overloaded,
     /// The time ran out.
     TimedOut,
+    /// To an overview: the stamp does not hold any more. Take another one and read the store again.
+    StampVoid,
 }
 
 /// How one owned partition is.
@@ -94,4 +120,8 @@ pub struct Status {
     pub applied_lag_records: u64,
     /// assigning, catching-up, live, draining, stuck.
     pub phase: &'static str,
+    /// The last record that was committed to the consumer group, for tools that look there.
+    pub committed: Option<Offset>,
+    /// Records applied since the partition was assigned, by [`EventKind::index`](crate::model::event::EventKind::index).
+    pub events: [u64; EVENT_KINDS.len()],
 }

@@ -1,6 +1,6 @@
 //! Records that can't be used, put aside in a topic of their own.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::client::Client;
@@ -11,6 +11,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use super::DeadLetter;
 use super::kafka::KafkaSettings;
 use super::kafka::context::PlainContext;
+use crate::shard::DeadLetterSink;
 use crate::wire::headers;
 
 /// How long librdkafka tries by itself before it says why it can't.
@@ -176,6 +177,12 @@ impl DeadLetters {
             reason = letter.reason, left_out,
             "a record can't be used and goes to {}: {}{advice}", self.topic, letter.detail
         );
+    }
+}
+
+impl DeadLetterSink for Arc<DeadLetters> {
+    async fn send(&self, letter: DeadLetter) {
+        DeadLetters::send(self, letter).await;
     }
 }
 

@@ -1,5 +1,10 @@
 //! Where rows are kept: Cassandra and ScyllaDB.
 
+pub mod cassandra;
+pub mod metrics;
+pub mod retry;
+pub mod rows;
+
 use std::future::Future;
 
 use crate::model::ids::{ChannelId, PartitionId, UserId};

@@ -1,0 +1,125 @@
+//! Publishes what partitions and the source count in plain fields, when someone looks.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::config;
+use crate::model::ids::{Offset, PartitionId, ReadStateKey};
+use crate::ops::metrics::{CacheKind, CacheMetrics, dead_letters, events_ignored, rebalances, source_paused};
+use crate::partition::Ignored;
+use crate::partition::io::{Answer, Failure, Stamp};
+use crate::query::{Partitions, Status, Unanswered, UserRows};
+use crate::shard::{Report, Shards};
+use crate::source::kafka::SourceStats;
+
+/// Why records are kept back.
+const PAUSE_REASONS: [&str; 2] = ["dead_letters", "store"];
+/// Dead letters, in the order of [`Totals::dead_letters`](crate::shard::Totals::dead_letters).
+const DEAD_LETTER_REASONS: [&str; 3] = ["undecodable", "invalid", "misrouted"];
+
+/// The partitions of this instance for the admin pages: with every look at their status the metrics are brought up to
+/// date.
+#[derive(Clone)]
+pub struct Publisher {
+    shards: Shards,
+    source: Arc<SourceStats>,
+    read_states: CacheMetrics,
+    channels: CacheMetrics,
+}
+
+impl Publisher {
+    /// Publishes what these count.
+    pub fn new(shards: Shards, source: Arc<SourceStats>, cache: &config::Cache) -> Self {
+        let read_states = CacheMetrics::new(CacheKind::ReadState);
+        let channels = CacheMetrics::new(CacheKind::Channel);
+        read_states.capacity.set(cache.read_states as f64);
+        channels.capacity.set(cache.channel_memory_bytes as f64);
+        Publisher {
+            shards,
+            source,
+            read_states,
+            channels,
+        }
+    }
+
+    fn publish(&self, report: &Report) {
+        let counters = &report.totals.counters;
+        for (name, count) in Ignored::NAMES.into_iter().zip(counters.ignored) {
+            events_ignored(name).absolute(count);
+        }
+        for (reason, count) in DEAD_LETTER_REASONS.into_iter().zip(report.totals.dead_letters) {
+            dead_letters(reason).absolute(count);
+        }
+        self.read_states.hits.absolute(counters.read_state_hits);
+        self.read_states.misses.absolute(counters.read_state_misses);
+        self.read_states.evictions.absolute(counters.read_states_evicted);
+        self.channels.hits.absolute(counters.channel_hits);
+        self.channels.misses.absolute(counters.channel_misses);
+        self.channels.evictions.absolute(counters.channels_evicted);
+        for reason in PAUSE_REASONS {
+            let is_paused = report
+                .partitions
+                .iter()
+                .any(|partition| partition.paused == Some(reason));
+            source_paused(reason).set(f64::from(u8::from(is_paused)));
+        }
+        let paused = self.source.paused.load(Ordering::Relaxed);
+        source_paused("queue").set(f64::from(u8::from(paused > 0)));
+        for (kind, count) in [
+            ("assigned", &self.source.assigned),
+            ("revoked", &self.source.revoked),
+            ("lost", &self.source.lost),
+        ] {
+            rebalances(kind).absolute(count.load(Ordering::Relaxed));
+        }
+    }
+}
+
+impl Partitions for Publisher {
+    fn live(&self) -> watch::Receiver<BTreeSet<PartitionId>> {
+        self.shards.live()
+    }
+
+    async fn get(
+        &self,
+        partition: PartitionId,
+        keys: Vec<ReadStateKey>,
+        after: Option<Offset>,
+        timeout: Duration,
+    ) -> Result<Vec<Result<Answer, Failure>>, Unanswered> {
+        self.shards.get(partition, keys, after, timeout).await
+    }
+
+    async fn take_stamp(&self, partition: PartitionId, timeout: Duration) -> Result<Stamp, Unanswered> {
+        self.shards.take_stamp(partition, timeout).await
+    }
+
+    async fn overview(
+        &self,
+        partition: PartitionId,
+        rows: UserRows,
+        timeout: Duration,
+    ) -> Result<Vec<Result<Answer, Failure>>, Unanswered> {
+        self.shards.overview(partition, rows, timeout).await
+    }
+
+    async fn status(&self) -> Vec<Status> {
+        let report = self.shards.report().await;
+        self.publish(&report);
+        let committed = self.source.committed();
+        let mut status: Vec<Status> = report
+            .partitions
+            .into_iter()
+            .map(|report| report.status)
+            .collect();
+        for partition in &mut status {
+            let next = committed.get(&partition.partition);
+            partition.committed = next.and_then(|next| next.0.checked_sub(1)).map(Offset);
+        }
+        status
+    }
+}

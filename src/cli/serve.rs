@@ -1,0 +1,244 @@
+//! `serve`: the service. Connects to everything, runs, drains.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+
+use super::{Failed, published, settings};
+use crate::config::Config;
+use crate::ops::{http, metrics};
+use crate::query::{QueryService, REQUESTS_IN_WORK_MAX, ServiceOptions, Subjects, connect};
+use crate::shard::Shards;
+use crate::source::dead_letters::DeadLetters;
+use crate::source::kafka::{KafkaSource, PrepareError, SourceFailure, StreamInfo, prepare};
+use crate::store::StreamIdentity;
+use crate::store::cassandra::{CassandraStore, ConnectError};
+
+/// How long to wait before the next attempt to reach a server at the start.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// How long questions that are being worked on may take once the partitions are given up.
+const ANSWERING_MAX: Duration = Duration::from_secs(2);
+
+/// A service that runs.
+pub struct Serving {
+    shards: Shards,
+    source: KafkaSource,
+    queries: QueryService,
+    failures: mpsc::Receiver<SourceFailure>,
+    admin_stop: watch::Sender<bool>,
+}
+
+/// Serves until `shutdown`, then drains. Fails at once where the configuration can't work, waits where a server is only
+/// not there yet.
+///
+/// # Errors
+/// Why it could not start, or had to end.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Failed> {
+    let listener = TcpListener::bind(config.admin.listen).await.map_err(|error| {
+        let listen = config.admin.listen;
+        Failed::Misconfigured(format!(
+            "admin.listen {listen}: {error}: choose another address or end who has it"
+        ))
+    })?;
+    tokio::pin!(shutdown);
+    let started = tokio::select! {
+        started = start(config, listener) => started?,
+        () = &mut shutdown => return Ok(()),
+    };
+    started.run_until(shutdown).await
+}
+
+/// Connects to everything and starts to serve.
+///
+/// # Errors
+/// Why that can't work.
+pub async fn start(config: Config, listener: TcpListener) -> Result<Serving, Failed> {
+    let (_, librdkafka) = rdkafka::util::get_rdkafka_version();
+    let recorder = metrics::install(&librdkafka)
+        .map_err(|error| Failed::Broken(format!("metrics can't be recorded: {error}")))?;
+    let instance = instance_name();
+    let nats = connect(&config.nats, metrics::nats_dropped())
+        .await
+        .map_err(|error| Failed::Misconfigured(error.to_string()))?;
+    let store = reach_store(&config).await?;
+    let kafka = settings::kafka(&config);
+    let stream = reach_stream(&config).await?;
+
+    let identity = StreamIdentity {
+        stream_id: stream.stream_id.clone(),
+        partition_count: stream.partition_count,
+        epoch: config.stream.epoch,
+    };
+    let dead_letters = Arc::new(DeadLetters::new(&kafka).map_err(Failed::Misconfigured)?);
+    let shard_settings = settings::shards(&config, identity);
+    let runtime = tokio::runtime::Handle::current();
+    let shards = Shards::start(shard_settings, store.clone(), dead_letters, runtime)
+        .map_err(|error| Failed::Broken(format!("the threads for partitions can't be started: {error}")))?;
+    let (source, failures) =
+        KafkaSource::start(&kafka, &stream, shards.clone(), store.clone()).map_err(Failed::Misconfigured)?;
+
+    let (admin_stop, admin_stopped) = watch::channel(false);
+    let publisher = published::Publisher::new(shards.clone(), source.stats(), &config.cache);
+    let admin = http::Admin {
+        instance: instance.clone(),
+        metrics: recorder,
+        partitions: publisher,
+        dependencies: dependencies(&nats, &shards),
+    };
+    tokio::spawn(serve_admin(listener, admin, admin_stopped));
+    let options = ServiceOptions {
+        subjects: Subjects::new(&config.nats.subject_prefix, &[]),
+        instance,
+        partition_count: stream.partition_count,
+        keys_max: config.limits.max_keys,
+        requests_in_work_max: REQUESTS_IN_WORK_MAX,
+    };
+    let queries = QueryService::start(nats, shards.clone(), store, options)
+        .await
+        .map_err(|error| Failed::Broken(error.to_string()))?;
+    tracing::info!(
+        "serving topic {} with {} partitions as a member of group {}",
+        kafka.topic,
+        stream.partition_count,
+        kafka.group
+    );
+    Ok(Serving {
+        shards,
+        source,
+        queries,
+        failures,
+        admin_stop,
+    })
+}
+
+impl Serving {
+    /// The partitions of this instance.
+    pub fn shards(&self) -> &Shards {
+        &self.shards
+    }
+
+    /// Runs until `shutdown` or a failure that ends it, then drains.
+    ///
+    /// # Errors
+    /// The failure.
+    pub async fn run_until(mut self, shutdown: impl Future<Output = ()>) -> Result<(), Failed> {
+        let failure = tokio::select! {
+            () = shutdown => None,
+            failure = self.failures.recv() => Some(failure),
+        };
+        let drained = self.drain().await;
+        match failure {
+            None => drained,
+            Some(Some(failure @ SourceFailure::Refused { .. })) => {
+                Err(Failed::Misconfigured(failure.to_string()))
+            }
+            Some(Some(failure)) => Err(Failed::Broken(failure.to_string())),
+            Some(None) => Err(Failed::Broken(
+                "the Kafka thread has ended unexpectedly".to_owned(),
+            )),
+        }
+    }
+
+    /// Writes everything, gives the partitions up, and answers what was asked before.
+    async fn drain(self) -> Result<(), Failed> {
+        tracing::info!("draining");
+        let stopped = self.source.stop().await.map_err(Failed::Broken);
+        self.queries.stop(ANSWERING_MAX).await;
+        // Nobody listens where the server has ended already.
+        let _ = self.admin_stop.send(true);
+        tracing::info!("drained");
+        stopped
+    }
+}
+
+/// Ends at SIGTERM or Ctrl-C.
+pub async fn signals() {
+    let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(terminate) => terminate,
+        Err(error) => {
+            tracing::error!("signals can't be received, so this ends without draining: {error}");
+            return std::future::pending().await;
+        }
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+async fn reach_store(config: &Config) -> Result<CassandraStore, Failed> {
+    let cassandra = settings::cassandra(config);
+    let mut was_logged = false;
+    loop {
+        match CassandraStore::connect(&cassandra).await {
+            Ok(store) => return Ok(store),
+            Err(error @ ConnectError::Final(_)) => {
+                return Err(Failed::Misconfigured(error.to_string()));
+            }
+            Err(error) => log_once(&mut was_logged, &error.to_string()),
+        }
+        tokio::time::sleep(RETRY_INTERVAL).await;
+    }
+}
+
+async fn reach_stream(config: &Config) -> Result<StreamInfo, Failed> {
+    let kafka = settings::kafka(config);
+    let mut was_logged = false;
+    loop {
+        match prepare(&kafka).await {
+            Ok(stream) => return Ok(stream),
+            Err(PrepareError::Misconfigured(error)) => return Err(Failed::Misconfigured(error)),
+            Err(PrepareError::Unreachable(error)) => log_once(&mut was_logged, &error),
+        }
+        tokio::time::sleep(RETRY_INTERVAL).await;
+    }
+}
+
+fn log_once(was_logged: &mut bool, error: &str) {
+    if !std::mem::replace(was_logged, true) {
+        tracing::warn!("{error}; trying again until it is there");
+    }
+}
+
+/// What must be connected for this instance to be ready.
+fn dependencies(nats: &async_nats::Client, shards: &Shards) -> Vec<http::Dependency> {
+    let (nats, shards) = (nats.clone(), shards.clone());
+    vec![
+        http::Dependency {
+            name: "NATS",
+            connected: Box::new(move || nats.connection_state() == async_nats::connection::State::Connected),
+        },
+        http::Dependency {
+            name: "the store",
+            connected: Box::new(move || !shards.store_is_away()),
+        },
+    ]
+}
+
+async fn serve_admin(
+    listener: TcpListener,
+    admin: http::Admin<published::Publisher>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let until_stopped = async move {
+        // An error says that the service is gone, which is an end as well.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    if let Err(error) = http::serve(listener, admin, until_stopped).await {
+        tracing::error!("metrics and health are not served any more: {error}");
+    }
+}
+
+/// Tells this instance from others: the host's name and the process id.
+fn instance_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = host.trim();
+    format!(
+        "{}-{}",
+        if host.is_empty() { "readstates" } else { host },
+        std::process::id()
+    )
+}

@@ -1,0 +1,416 @@
+//! Applying a record: all nodes that it needs first, then one change for each read state.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Partition;
+use super::counters::Ignored;
+use super::io::LoadKey;
+use super::loads::{Missing, keys_of, users_named};
+use crate::model::channel::{Message, Nodes};
+use crate::model::counts::{CountLimits, rewind};
+use crate::model::event::{EventKind, Mentions};
+use crate::model::ids::{ChannelId, LogPosition, MessageId, ReadStateKey, UserId};
+use crate::model::planted::Bug;
+use crate::model::read_state::{Membership, ReadState};
+
+/// What a record does to one read state besides beginning it.
+enum Change {
+    /// An own message, this one, was created.
+    Authored(MessageId),
+    /// Everything up to here was read.
+    Read(MessageId),
+    /// A live message of someone else mentions the user by name now, with this everyone flag.
+    Mentioned(MessageId, bool),
+    /// A message does not mention the user any more.
+    NotMentioned(MessageId),
+    /// An own message has this everyone flag now.
+    OwnChanged(MessageId, bool),
+    /// An own message is gone.
+    OwnDeleted(MessageId),
+    /// This is what marking as unread makes of it.
+    Rewound(Box<ReadState>),
+    /// The user joined where this is the newest message ever seen.
+    Joined(MessageId),
+    /// The user left.
+    Left,
+    /// Nothing but that the read state begins.
+    Begun,
+}
+
+/// What a record does to the read states of its channel, by user.
+#[derive(Default)]
+struct Changes {
+    by_user: BTreeMap<UserId, Vec<Change>>,
+}
+
+impl Changes {
+    fn add(&mut self, user: UserId, change: Change) {
+        self.by_user.entry(user).or_default().push(change);
+    }
+}
+
+/// All that a record does.
+struct Plan {
+    changes: Changes,
+    edits: Vec<Edit>,
+}
+
+/// What to do to the channel's tree.
+enum Edit {
+    Insert(Message),
+    /// What was deleted before it was created is known now.
+    Create(MessageId, Option<UserId>, Mentions),
+    SetMentions(MessageId, Mentions),
+    Delete(MessageId),
+}
+
+impl Partition {
+    /// Applies a record if everything that it needs is cached.
+    ///
+    /// # Errors
+    /// What must be loaded first; nothing was changed.
+    pub(super) fn apply(
+        &mut self,
+        channel: ChannelId,
+        at: LogPosition,
+        event: &EventKind,
+    ) -> Result<(), Missing> {
+        let Some((head, _)) = self.channels.peek(channel) else {
+            let mut missing = self.missing_read_states(channel, &users_named(event));
+            missing.push(LoadKey::Head(channel));
+            return Err(missing);
+        };
+        if head.applied >= at {
+            self.counters.ignore(Ignored::Replayed);
+            return Ok(());
+        }
+        let is_of_the_channel = !matches!(
+            event,
+            EventKind::MessageRead { .. } | EventKind::MemberLeft { .. }
+        );
+        if head.deleted && is_of_the_channel {
+            self.counters.ignore(Ignored::ChannelDeleted);
+            return Ok(());
+        }
+        let Some(Plan { changes, edits }) = self.plan(channel, at, event)? else {
+            return Ok(());
+        };
+        let users: Vec<UserId> = changes.by_user.keys().copied().collect();
+        let missing = self.missing_read_states(channel, &users);
+        if !missing.is_empty() {
+            return Err(missing);
+        }
+        self.counters.read_state_hits += users.len() as u64;
+        self.counters.channel_hits += 1;
+        self.change_channel(channel, at, event, edits);
+        self.change_read_states(channel, at, changes);
+        Ok(())
+    }
+
+    /// Works out what a record does. Nothing at all if it is ignored.
+    fn plan(
+        &mut self,
+        channel: ChannelId,
+        at: LogPosition,
+        event: &EventKind,
+    ) -> Result<Option<Plan>, Missing> {
+        let mut changes = Changes::default();
+        let mut edits = Vec::new();
+        match event {
+            EventKind::MessageCreated {
+                message,
+                author,
+                mentions,
+            } => {
+                let Some(edit) = self.plan_creation(channel, *message, *author, mentions, &mut changes)?
+                else {
+                    self.counters.ignore(Ignored::Duplicate);
+                    return Ok(None);
+                };
+                edits.push(edit);
+            }
+            EventKind::MessageUpdated { message, mentions } => {
+                if !self.plan_update(channel, *message, mentions, &mut changes)? {
+                    self.counters.ignore(Ignored::UnknownMessage);
+                    return Ok(None);
+                }
+                edits.push(Edit::SetMentions(*message, mentions.clone()));
+            }
+            EventKind::MessageDeleted { messages } => {
+                self.plan_deletion(channel, messages, &mut changes, &mut edits)?
+            }
+            EventKind::MessageMarkedUnread { user, message } => {
+                self.plan_rewind(channel, at, *user, *message, &mut changes)?
+            }
+            EventKind::MessageRead { user, message } => changes.add(*user, Change::Read(*message)),
+            EventKind::MemberJoined { user } => {
+                let newest = self.channels.peek(channel).map(|(head, _)| {
+                    match self.is_planted(Bug::JoinForgetsDeleted) {
+                        true => head.last_message(),
+                        false => head.newest_seen,
+                    }
+                });
+                changes.add(*user, Change::Joined(newest.unwrap_or_default()));
+            }
+            EventKind::MemberLeft { user } => changes.add(*user, Change::Left),
+            EventKind::ChannelDeleted => {}
+        }
+        Ok(Some(Plan { changes, edits }))
+    }
+
+    /// The message as the tree has it. Outer nothing: its node is missing.
+    fn find(&mut self, channel: ChannelId, id: MessageId) -> Result<Option<Message>, Missing> {
+        let Some((head, nodes)) = self.channels.get(channel) else {
+            return Err(vec![LoadKey::Head(channel)]);
+        };
+        match head.block_of(id, &nodes) {
+            Ok(block) => Ok(block.and_then(|block| block.get(id).cloned())),
+            Err(wanted) => Err(keys_of(channel, &[wanted]).collect()),
+        }
+    }
+
+    fn plan_creation(
+        &mut self,
+        channel: ChannelId,
+        id: MessageId,
+        author: Option<UserId>,
+        mentions: &Mentions,
+        changes: &mut Changes,
+    ) -> Result<Option<Edit>, Missing> {
+        let known = self.find(channel, id)?;
+        if known.as_ref().is_some_and(|known| known.created) {
+            return Ok(None);
+        }
+        let is_live = known.is_none();
+        for user in mentions
+            .users
+            .iter()
+            .copied()
+            .filter(|user| Some(*user) != author)
+        {
+            let change = if is_live {
+                Change::Mentioned(id, mentions.everyone)
+            } else {
+                Change::Begun
+            };
+            changes.add(user, change);
+        }
+        if let Some(author) = author {
+            changes.add(author, Change::Authored(id));
+        }
+        Ok(Some(match known {
+            Some(_) => Edit::Create(id, author, mentions.clone()),
+            None => Edit::Insert(Message {
+                id,
+                author,
+                mentions: mentions.users.clone(),
+                everyone: mentions.everyone,
+                deleted: false,
+                created: true,
+            }),
+        }))
+    }
+
+    /// An edit touches everyone named before or after, and the author, since the everyone flag may change for each.
+    fn plan_update(
+        &mut self,
+        channel: ChannelId,
+        id: MessageId,
+        mentions: &Mentions,
+        changes: &mut Changes,
+    ) -> Result<bool, Missing> {
+        let Some(known) = self.find(channel, id)?.filter(|known| known.created) else {
+            return Ok(false);
+        };
+        let is_live = known.is_live();
+        for user in &mentions.users {
+            let change = match (is_live, known.author == Some(*user)) {
+                (true, false) => Change::Mentioned(id, mentions.everyone),
+                _ => Change::Begun,
+            };
+            changes.add(*user, change);
+        }
+        if is_live && !self.is_planted(Bug::EditForgetsNamedBefore) {
+            for user in known.mentions.iter().filter(|user| !mentions.names(**user)) {
+                changes.add(*user, Change::NotMentioned(id));
+            }
+        }
+        if let Some(author) = known.author {
+            changes.add(author, Change::OwnChanged(id, mentions.everyone));
+        }
+        Ok(true)
+    }
+
+    fn plan_deletion(
+        &mut self,
+        channel: ChannelId,
+        ids: &[MessageId],
+        changes: &mut Changes,
+        edits: &mut Vec<Edit>,
+    ) -> Result<(), Missing> {
+        let mut missing = BTreeSet::new();
+        for id in ids {
+            let known = match self.find(channel, *id) {
+                Ok(known) => known,
+                Err(keys) => {
+                    missing.extend(keys);
+                    continue;
+                }
+            };
+            let Some(known) = known else {
+                edits.push(Edit::Insert(mark_of(*id)));
+                continue;
+            };
+            if known.deleted {
+                continue;
+            }
+            edits.push(Edit::Delete(*id));
+            for user in &known.mentions {
+                changes.add(*user, Change::NotMentioned(*id));
+            }
+            if let Some(author) = known.author {
+                changes.add(author, Change::OwnDeleted(*id));
+            }
+        }
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(missing.into_iter().collect())
+        }
+    }
+
+    fn plan_rewind(
+        &mut self,
+        channel: ChannelId,
+        at: LogPosition,
+        user: UserId,
+        message: MessageId,
+        changes: &mut Changes,
+    ) -> Result<(), Missing> {
+        let key = ReadStateKey { user, channel };
+        let Some(state) = self.read_states.get(&key) else {
+            return Err(vec![LoadKey::ReadState(key)]);
+        };
+        let is_done = state.applied >= at && !self.settings.planted.is(Bug::ReplayNotSkipped);
+        if state.membership == Membership::Left || is_done {
+            changes.add(user, Change::Begun);
+            return Ok(());
+        }
+        let mut rewound = state.clone();
+        let Some((head, nodes)) = self.channels.get(channel) else {
+            return Err(vec![LoadKey::Head(channel)]);
+        };
+        let last_read = MessageId(message.0 - 1);
+        let (limits, planted) = (&self.settings.counts, self.settings.planted);
+        match rewind(&mut rewound, last_read, user, head, &nodes, limits, planted) {
+            Ok(()) => changes.add(user, Change::Rewound(Box::new(rewound))),
+            Err(wanted) => return Err(keys_of(channel, &wanted).collect()),
+        }
+        Ok(())
+    }
+
+    fn change_channel(&mut self, channel: ChannelId, at: LogPosition, event: &EventKind, edits: Vec<Edit>) {
+        let is_deletion = matches!(event, EventKind::ChannelDeleted);
+        if edits.is_empty() && !is_deletion {
+            return;
+        }
+        let shape = self.settings.shape;
+        self.channels.change(channel, at, self.now, |head, nodes| {
+            head.deleted |= is_deletion;
+            for edit in edits {
+                edit.make(head, at, &shape, nodes);
+            }
+        });
+    }
+
+    fn change_read_states(&mut self, channel: ChannelId, at: LogPosition, changes: Changes) {
+        let limits = self.settings.counts;
+        let one_by_one = self.is_planted(Bug::TwoChangesOfOneRecord);
+        for (user, list) in changes.by_user {
+            let key = ReadStateKey { user, channel };
+            if one_by_one {
+                for change in list {
+                    self.read_states
+                        .change(key, at, self.now, |state| change.make(state, &limits));
+                }
+                continue;
+            }
+            let was_skipped = self.read_states.change(key, at, self.now, |state| {
+                for change in list {
+                    change.make(state, &limits);
+                }
+            });
+            self.counters.changes_skipped += u64::from(was_skipped);
+        }
+    }
+}
+
+/// The mark of a message that was deleted before it was created.
+fn mark_of(id: MessageId) -> Message {
+    Message {
+        id,
+        author: None,
+        mentions: Box::default(),
+        everyone: false,
+        deleted: true,
+        created: false,
+    }
+}
+
+impl Edit {
+    fn make(
+        self,
+        head: &mut crate::model::channel::Head,
+        at: LogPosition,
+        shape: &crate::model::channel::Shape,
+        nodes: &mut impl Nodes,
+    ) {
+        let made = match self {
+            Edit::Insert(message) => {
+                if message.created {
+                    head.newest_seen = head.newest_seen.max(message.id);
+                }
+                head.insert(message, at, shape, nodes)
+            }
+            Edit::Create(id, author, mentions) => {
+                head.newest_seen = head.newest_seen.max(id);
+                head.modify(id, at, shape, nodes, |message| {
+                    message.created = true;
+                    message.author = author;
+                    message.mentions = mentions.users;
+                    message.everyone = mentions.everyone;
+                })
+            }
+            Edit::SetMentions(id, mentions) => head.modify(id, at, shape, nodes, |message| {
+                message.mentions = mentions.users;
+                message.everyone = mentions.everyone;
+            }),
+            Edit::Delete(id) => head.modify(id, at, shape, nodes, |message| message.deleted = true),
+        };
+        if let Err(wanted) = made {
+            unreachable!(
+                "all nodes that a record needs are at hand before it is applied, but {wanted:?} is not"
+            );
+        }
+    }
+}
+
+impl Change {
+    fn make(self, state: &mut ReadState, limits: &CountLimits) {
+        let has_left = state.membership == Membership::Left;
+        match self {
+            Change::Authored(id) | Change::Read(id) if !has_left => state.read_up_to(id),
+            Change::Mentioned(id, everyone) => state.mentioned_by(id, everyone, limits.direct_mentions_max),
+            Change::NotMentioned(id) => state.not_mentioned_by(id),
+            Change::OwnChanged(id, everyone) => state.own_changed(id, everyone),
+            Change::OwnDeleted(id) => state.own_deleted(id),
+            Change::Rewound(rewound) => *state = *rewound,
+            Change::Joined(newest) if state.membership != Membership::Joined => {
+                state.membership = Membership::Joined;
+                state.read_up_to(newest);
+            }
+            Change::Left => state.leave(),
+            Change::Authored(_) | Change::Read(_) | Change::Joined(_) | Change::Begun => {}
+        }
+    }
+}

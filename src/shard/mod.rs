@@ -1,0 +1,401 @@
+//! The threads that own partitions: each drives its own, state is never behind a lock.
+//!
+//! [`Shards`] is the way to them: sources hand records over through [`Owners`], questions come through [`Partitions`].
+//! Everything goes through one inbox for each thread.
+
+mod effects;
+mod intake;
+mod owned;
+mod retry;
+mod worker;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use tokio::sync::{oneshot, watch};
+
+use crate::model::ids::{LogPosition, Offset, PartitionId, ReadStateKey};
+use crate::partition::io::{Answer, Failure, Input, Reply, Stamp};
+use crate::partition::{Counters, Settings, Share};
+use crate::query::{Partitions, Status, Unanswered, UserRows};
+use crate::source::{DeadLetter, Owners, RecordBatch};
+use crate::store::Store;
+use crate::wire::record::RecordLimits;
+
+/// Records of one partition that wait to be taken; above, no more are accepted.
+const QUEUED_RECORDS_MAX: usize = 8192;
+
+/// How the instance's partitions behave and what they share.
+#[derive(Clone, Debug)]
+pub struct ShardSettings {
+    /// Of each partition.
+    pub partition: Settings,
+    /// The capacity of the instance, shared out over its partitions.
+    pub capacity: Share,
+    /// What records may be like.
+    pub records: RecordLimits,
+    /// Threads, at least 1.
+    pub threads: usize,
+    /// Which stream it is: stored with the positions.
+    pub stream: crate::store::StreamIdentity,
+}
+
+/// Where records go that can't be used.
+pub trait DeadLetterSink: Clone + Send + Sync + 'static {
+    /// Sends one, trying for as long as it takes.
+    fn send(&self, letter: DeadLetter) -> impl Future<Output = ()> + Send;
+}
+
+/// The way to the threads that own partitions.
+#[derive(Clone)]
+pub struct Shards {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: ShardSettings,
+    inboxes: Vec<Sender<Message>>,
+    owned: Mutex<BTreeMap<PartitionId, Ownership>>,
+    live: watch::Sender<BTreeSet<PartitionId>>,
+    outage: Arc<retry::Outage>,
+}
+
+/// What the sender's side knows of an owned partition.
+struct Ownership {
+    assignment: u64,
+    queued: Arc<AtomicUsize>,
+    durable: LogPosition,
+}
+
+/// What comes to a thread.
+enum Message {
+    Assign(Assign),
+    Share(Share),
+    Records(RecordBatch),
+    CaughtUp(PartitionId, u64, Offset),
+    EndSeen(PartitionId, Offset),
+    Drain(PartitionId, u64, oneshot::Sender<LogPosition>),
+    Forget(PartitionId, u64),
+    Ask(PartitionId, Asked, oneshot::Sender<Result<Reply, Unanswered>>),
+    /// The outcome of an effect.
+    Done(PartitionId, u64, Input),
+    /// The dead letter at this offset is safe.
+    DeadLettered(PartitionId, u64, Offset),
+    Report(oneshot::Sender<Report>),
+}
+
+struct Assign {
+    partition: PartitionId,
+    assignment: u64,
+    durable: LogPosition,
+    live_at: Offset,
+    queued: Arc<AtomicUsize>,
+    share: Share,
+}
+
+/// A question to a partition.
+enum Asked {
+    Get {
+        keys: Vec<ReadStateKey>,
+        after: Option<Offset>,
+        timeout: Duration,
+    },
+    Stamp,
+    Overview {
+        rows: UserRows,
+        timeout: Duration,
+    },
+}
+
+/// How the partitions are, and what was counted.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Each owned partition, ascending.
+    pub partitions: Vec<PartitionReport>,
+    /// All partitions together, those that were given up too.
+    pub totals: Totals,
+}
+
+/// How one partition is.
+#[derive(Clone, Debug)]
+pub struct PartitionReport {
+    /// For people and gauges.
+    pub status: Status,
+    /// Why its records are kept back, if they are.
+    pub paused: Option<&'static str>,
+}
+
+/// What was counted since the start.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// By the partitions.
+    pub counters: Counters,
+    /// Dead letters, by reason: undecodable, invalid, misrouted.
+    pub dead_letters: [u64; 3],
+}
+
+impl Totals {
+    fn add(&mut self, other: &Totals) {
+        self.counters.add(&other.counters);
+        for (sum, count) in self.dead_letters.iter_mut().zip(other.dead_letters) {
+            *sum += count;
+        }
+    }
+}
+
+impl Shards {
+    /// Starts the threads. They end once every handle is dropped.
+    ///
+    /// # Errors
+    /// A thread can't be started.
+    pub fn start<S: Store, D: DeadLetterSink>(
+        settings: ShardSettings,
+        store: S,
+        dead_letters: D,
+        runtime: tokio::runtime::Handle,
+    ) -> std::io::Result<Self> {
+        let (live, _) = watch::channel(BTreeSet::new());
+        let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..settings.threads.max(1))
+            .map(|_| crossbeam_channel::unbounded())
+            .unzip();
+        let outage = Arc::new(retry::Outage::default());
+        let inner = Arc::new(Inner {
+            outage: Arc::clone(&outage),
+            settings,
+            inboxes,
+            owned: Mutex::default(),
+            live,
+        });
+        for (index, receiver) in receivers.into_iter().enumerate() {
+            let runner = effects::Runner {
+                store: store.clone(),
+                dead_letters: dead_letters.clone(),
+                runtime: runtime.clone(),
+                inbox: inner.inboxes[index].clone(),
+                stream: inner.settings.stream.clone(),
+                outage: Arc::clone(&outage),
+            };
+            let worker = worker::Worker::new(
+                receiver,
+                Arc::new(runner),
+                Arc::downgrade(&inner),
+                &inner.settings,
+            );
+            std::thread::Builder::new()
+                .name(format!("shard-{index}"))
+                .spawn(move || worker.run())?;
+        }
+        Ok(Shards { inner })
+    }
+
+    /// How the partitions are, and what was counted.
+    pub async fn report(&self) -> Report {
+        let mut waiting = Vec::new();
+        for inbox in &self.inner.inboxes {
+            let (reply, report) = oneshot::channel();
+            if inbox.send(Message::Report(reply)).is_ok() {
+                waiting.push(report);
+            }
+        }
+        let mut all = Report::default();
+        for report in waiting {
+            let Report { partitions, totals } = report.await.unwrap_or_default();
+            all.partitions.extend(partitions);
+            all.totals.add(&totals);
+        }
+        all.partitions.sort_by_key(|report| report.status.partition);
+        all
+    }
+
+    /// Whether the last thing that the store was asked failed.
+    pub fn store_is_away(&self) -> bool {
+        self.inner.outage.is_on()
+    }
+
+    async fn ask(
+        &self,
+        partition: PartitionId,
+        asked: Asked,
+        timeout: Duration,
+    ) -> Result<Reply, Unanswered> {
+        if !self.inner.owned().contains_key(&partition) {
+            return Err(Unanswered::NotOwned);
+        }
+        let (reply, answer) = oneshot::channel();
+        self.inner.send(partition, Message::Ask(partition, asked, reply));
+        match tokio::time::timeout(timeout, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(Unanswered::NotOwned),
+            Err(_) => Err(Unanswered::TimedOut),
+        }
+    }
+}
+
+impl Inner {
+    fn owned(&self) -> MutexGuard<'_, BTreeMap<PartitionId, Ownership>> {
+        self.owned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn inbox(&self, partition: PartitionId) -> &Sender<Message> {
+        &self.inboxes[partition.0 as usize % self.inboxes.len()]
+    }
+
+    /// A thread that has ended takes no messages, and nobody waits for its answer: the process is ending.
+    fn send(&self, partition: PartitionId, message: Message) {
+        let _ = self.inbox(partition).send(message);
+    }
+
+    fn share_out(&self, owned: &BTreeMap<PartitionId, Ownership>) -> Share {
+        let Share {
+            read_states,
+            channel_bytes,
+            dirty,
+        } = self.settings.capacity;
+        let partitions = owned.len().max(1);
+        let share = Share {
+            read_states: read_states / partitions,
+            channel_bytes: channel_bytes / partitions,
+            dirty: (dirty / partitions).max(1),
+        };
+        for inbox in &self.inboxes {
+            let _ = inbox.send(Message::Share(share));
+        }
+        share
+    }
+}
+
+impl Owners for Shards {
+    fn assign(&self, partition: PartitionId, assignment: u64, durable: LogPosition, live_at: Offset) {
+        let queued = Arc::new(AtomicUsize::new(0));
+        let mut owned = self.inner.owned();
+        owned.insert(
+            partition,
+            Ownership {
+                assignment,
+                queued: Arc::clone(&queued),
+                durable,
+            },
+        );
+        let share = self.inner.share_out(&owned);
+        let assign = Assign {
+            partition,
+            assignment,
+            durable,
+            live_at,
+            queued,
+            share,
+        };
+        self.inner.send(partition, Message::Assign(assign));
+    }
+
+    fn offer(&self, batch: RecordBatch) -> Result<(), RecordBatch> {
+        let owned = self.inner.owned();
+        let Some(ownership) = owned
+            .get(&batch.partition)
+            .filter(|owned| owned.assignment == batch.assignment)
+        else {
+            return Ok(());
+        };
+        if ownership.queued.load(Ordering::Relaxed) >= QUEUED_RECORDS_MAX {
+            return Err(batch);
+        }
+        ownership.queued.fetch_add(batch.records.len(), Ordering::Relaxed);
+        self.inner.send(batch.partition, Message::Records(batch));
+        Ok(())
+    }
+
+    fn caught_up(&self, partition: PartitionId, assignment: u64, next: Offset) {
+        self.inner
+            .send(partition, Message::CaughtUp(partition, assignment, next));
+    }
+
+    fn drain(&self, partition: PartitionId, assignment: u64) -> oneshot::Receiver<LogPosition> {
+        let (done, drained) = oneshot::channel();
+        self.inner.live.send_if_modified(|live| live.remove(&partition));
+        self.inner
+            .send(partition, Message::Drain(partition, assignment, done));
+        drained
+    }
+
+    fn forget(&self, partition: PartitionId, assignment: u64) {
+        let mut owned = self.inner.owned();
+        if owned
+            .get(&partition)
+            .is_some_and(|owned| owned.assignment == assignment)
+        {
+            owned.remove(&partition);
+            self.inner.live.send_if_modified(|live| live.remove(&partition));
+            self.inner.share_out(&owned);
+        }
+        self.inner.send(partition, Message::Forget(partition, assignment));
+    }
+
+    fn durable(&self) -> Vec<(PartitionId, LogPosition)> {
+        self.inner
+            .owned()
+            .iter()
+            .map(|(partition, owned)| (*partition, owned.durable))
+            .collect()
+    }
+
+    fn end_seen(&self, partition: PartitionId, next: Offset) {
+        self.inner.send(partition, Message::EndSeen(partition, next));
+    }
+}
+
+impl Partitions for Shards {
+    fn live(&self) -> watch::Receiver<BTreeSet<PartitionId>> {
+        self.inner.live.subscribe()
+    }
+
+    async fn get(
+        &self,
+        partition: PartitionId,
+        keys: Vec<ReadStateKey>,
+        after: Option<Offset>,
+        timeout: Duration,
+    ) -> Result<Vec<Result<Answer, Failure>>, Unanswered> {
+        answers(
+            self.ask(partition, Asked::Get { keys, after, timeout }, timeout)
+                .await?,
+        )
+    }
+
+    async fn take_stamp(&self, partition: PartitionId, timeout: Duration) -> Result<Stamp, Unanswered> {
+        match self.ask(partition, Asked::Stamp, timeout).await? {
+            Reply::Stamp(stamp) => Ok(stamp),
+            Reply::Answers(_) | Reply::StampVoid => Err(Unanswered::StampVoid),
+        }
+    }
+
+    async fn overview(
+        &self,
+        partition: PartitionId,
+        rows: UserRows,
+        timeout: Duration,
+    ) -> Result<Vec<Result<Answer, Failure>>, Unanswered> {
+        answers(
+            self.ask(partition, Asked::Overview { rows, timeout }, timeout)
+                .await?,
+        )
+    }
+
+    async fn status(&self) -> Vec<Status> {
+        let report = self.report().await;
+        report
+            .partitions
+            .into_iter()
+            .map(|report| report.status)
+            .collect()
+    }
+}
+
+fn answers(reply: Reply) -> Result<Vec<Result<Answer, Failure>>, Unanswered> {
+    match reply {
+        Reply::Answers(answers) => Ok(answers),
+        Reply::StampVoid | Reply::Stamp(_) => Err(Unanswered::StampVoid),
+    }
+}

@@ -1,0 +1,295 @@
+//! One owned partition on its thread: its state machine, its records, and who waits for its answers.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use tokio::sync::oneshot;
+
+use super::effects::{Origin, Runner};
+use super::intake::{Intake, Next};
+use super::{Asked, Assign, DeadLetterSink, PartitionReport, ShardSettings, Totals};
+use crate::model::ids::{LogPosition, Offset, PartitionId};
+use crate::partition::io::{Effect, Get, Input, Millis, Overview, Reply, RequestId};
+use crate::partition::{Partition, Phase, Share};
+use crate::query::{Status, Unanswered};
+use crate::store::Store;
+
+/// Records taken between two looks at the inbox.
+const RECORDS_AT_ONCE_MAX: usize = 64;
+
+/// A reply leaves this much before the asker's time runs out.
+const REPLY_MARGIN: Duration = Duration::from_millis(5);
+
+type Waiting = oneshot::Sender<Result<Reply, Unanswered>>;
+
+/// One owned partition.
+pub struct Owned {
+    partition: Partition,
+    origin: Origin,
+    intake: Intake,
+    /// Taken once all records before it are.
+    pending_end: Option<Offset>,
+    /// The offset that comes next at the end of the log, as last seen.
+    end_seen: Option<Offset>,
+    /// Since when the end of the log has been ahead.
+    behind_since: Option<Millis>,
+    waiting: HashMap<RequestId, Waiting>,
+    last_request: u64,
+    drained: Option<oneshot::Sender<LogPosition>>,
+}
+
+impl Owned {
+    pub fn new(assign: &Assign, settings: &ShardSettings) -> Self {
+        let Assign {
+            partition: id,
+            assignment,
+            durable,
+            live_at,
+            queued,
+            share,
+        } = assign;
+        let partition = Partition::new(settings.partition, *share, *assignment, *durable, *live_at);
+        Owned {
+            partition,
+            origin: Origin {
+                partition: *id,
+                assignment: *assignment,
+                is_gone: Arc::new(AtomicBool::new(false)),
+            },
+            intake: Intake::new(
+                *id,
+                settings.stream.partition_count,
+                settings.records,
+                Arc::clone(queued),
+            ),
+            pending_end: None,
+            end_seen: Some(*live_at),
+            behind_since: None,
+            waiting: HashMap::new(),
+            last_request: 0,
+            drained: None,
+        }
+    }
+
+    pub fn partition_id(&self) -> PartitionId {
+        self.origin.partition
+    }
+
+    pub fn assignment(&self) -> u64 {
+        self.origin.assignment
+    }
+
+    pub fn is_live(&self) -> bool {
+        self.partition.phase() == Phase::Live
+    }
+
+    pub fn durable(&self) -> LogPosition {
+        self.partition.standing().durable
+    }
+
+    pub fn set_share(&mut self, share: Share) {
+        self.partition.set_share(share);
+    }
+
+    pub fn intake(&mut self) -> &mut Intake {
+        &mut self.intake
+    }
+
+    pub fn handle(&mut self, now: Millis, input: Input, effects: &mut Vec<Effect>) {
+        self.partition.handle(now, input, effects);
+    }
+
+    pub fn caught_up(&mut self, next: Offset) {
+        self.pending_end = self.pending_end.max(Some(next));
+        self.end_seen = self.end_seen.max(Some(next));
+    }
+
+    pub fn saw_end(&mut self, next: Offset) {
+        self.end_seen = self.end_seen.max(Some(next));
+    }
+
+    /// Takes some of the records that wait, as long as the partition wants them. Whether there were any.
+    pub fn take_records<S: Store, D: DeadLetterSink>(
+        &mut self,
+        now: Millis,
+        effects: &mut Vec<Effect>,
+        runner: &Arc<Runner<S, D>>,
+    ) -> bool {
+        if self.drained.is_some() || self.partition.is_congested() {
+            return false;
+        }
+        let mut taken = 0;
+        while taken < RECORDS_AT_ONCE_MAX {
+            match self.intake.next() {
+                Next::Event(offset, event) => {
+                    self.partition.handle(
+                        now,
+                        Input::Record {
+                            offset,
+                            event: Some(event),
+                        },
+                        effects,
+                    );
+                }
+                Next::Unusable(offset, letter) => runner.send_dead_letter(&self.origin, offset, *letter),
+                Next::Nothing => break,
+            }
+            taken += 1;
+        }
+        let is_at_end = self.intake.len() == 0 && !self.intake.is_sending();
+        if let Some(next) = self.pending_end.take_if(|_| is_at_end) {
+            self.partition.handle(now, Input::CaughtUp { next }, effects);
+        }
+        taken > 0
+    }
+
+    /// The dead letter at this offset is safe: the stream goes on past it.
+    pub fn dead_lettered(&mut self, now: Millis, offset: Offset, effects: &mut Vec<Effect>) {
+        if self.intake.dead_lettered(offset) {
+            self.partition
+                .handle(now, Input::Record { offset, event: None }, effects);
+        }
+    }
+
+    pub fn ask(&mut self, now: Millis, asked: Asked, reply: Waiting, effects: &mut Vec<Effect>) {
+        self.last_request += 1;
+        let request = RequestId(self.last_request);
+        self.waiting.insert(request, reply);
+        let deadline =
+            |timeout: Duration| Millis(now.0 + timeout.saturating_sub(REPLY_MARGIN).as_millis() as u64);
+        let input = match asked {
+            Asked::Get { keys, after, timeout } => Input::Get(Get {
+                request,
+                keys,
+                after,
+                deadline: deadline(timeout),
+            }),
+            Asked::Stamp => Input::TakeStamp(request),
+            Asked::Overview { rows, timeout } => Input::Overview(Overview {
+                request,
+                user: rows.user,
+                stamp: rows.stamp,
+                rows: rows.rows,
+                above: rows.above,
+                up_to: rows.up_to,
+                deadline: deadline(timeout),
+            }),
+        };
+        self.partition.handle(now, input, effects);
+    }
+
+    pub fn drain(&mut self, now: Millis, done: oneshot::Sender<LogPosition>, effects: &mut Vec<Effect>) {
+        self.intake.clear();
+        self.pending_end = None;
+        self.drained = Some(done);
+        self.partition.handle(now, Input::Drain, effects);
+    }
+
+    /// Whether something may be due although nothing came in.
+    pub fn settle(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        self.partition.handle(now, Input::Tick, effects);
+        self.partition.settle(now, effects);
+        let is_behind = self.end_seen.is_some_and(|end| end > self.next());
+        self.behind_since = if is_behind {
+            self.behind_since.or(Some(now))
+        } else {
+            None
+        };
+    }
+
+    /// Does what the partition wants done.
+    pub fn run<S: Store, D: DeadLetterSink>(
+        &mut self,
+        effects: &mut Vec<Effect>,
+        runner: &Arc<Runner<S, D>>,
+    ) {
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Load { token, key, attempt } => runner.load(&self.origin, token, key, attempt),
+                Effect::Write(write) => runner.write(&self.origin, write),
+                Effect::StorePosition(position) => runner.store_position(&self.origin, position),
+                Effect::Reply { request, reply } => {
+                    if let Some(waiting) = self.waiting.remove(&request) {
+                        // Who asked may have gone.
+                        let _ = waiting.send(Ok(reply));
+                    }
+                }
+                Effect::Drained => {
+                    if let Some(done) = self.drained.take() {
+                        let _ = done.send(self.partition.standing().durable);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The partition is given up: nothing that is under way for it goes on trying.
+    pub fn give_up(mut self) -> Totals {
+        self.intake.clear();
+        self.origin
+            .is_gone
+            .store(true, std::sync::atomic::Ordering::Relaxed);
+        self.totals()
+    }
+
+    /// What was counted since the partition was assigned.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            counters: self.partition.counters().clone(),
+            dead_letters: self.intake.dead_letters,
+        }
+    }
+
+    /// The offset that comes next.
+    fn next(&self) -> Offset {
+        self.partition
+            .position()
+            .offset()
+            .map_or(Offset(0), |last| Offset(last.0 + 1))
+    }
+
+    pub fn report(&self, now: Millis, unix_ms: i64) -> PartitionReport {
+        let standing = self.partition.standing();
+        let next = standing.applied.offset().map_or(0, |last| last.0 + 1);
+        let end = self.end_seen.map_or(0, |end| end.0);
+        let oldest_ms = self
+            .intake
+            .oldest_timestamp_ms()
+            .or(match standing.waiting_records {
+                0 => None,
+                _ => self.intake.last_timestamp_ms,
+            });
+        let lag_ms = match oldest_ms {
+            Some(oldest) => (unix_ms - oldest).max(0) as u64,
+            None => self.behind_since.map_or(0, |since| now.0 - since.0),
+        };
+        let age_seconds = |since: Millis| (now.0.saturating_sub(since.0)) as f64 / 1000.0;
+        let status = Status {
+            partition: self.origin.partition,
+            applied: standing.applied.offset(),
+            durable: standing.durable.offset(),
+            end: end.checked_sub(1).map(Offset),
+            applied_lag_seconds: lag_ms as f64 / 1000.0,
+            oldest_dirty_seconds: standing.oldest_change_at.map_or(0.0, age_seconds),
+            read_states_cached: standing.read_states_cached as u64,
+            channels_cached: standing.channels_cached as u64,
+            dirty_entries: standing.dirty as u64,
+            applied_lag_records: end.saturating_sub(next),
+            phase: match self.partition.phase() {
+                Phase::CatchingUp => "catching-up",
+                Phase::Live => "live",
+                Phase::Draining | Phase::Drained => "draining",
+            },
+            committed: None,
+            events: self.partition.counters().events,
+        };
+        let paused = match (self.intake.is_sending(), self.partition.is_congested()) {
+            (true, _) => Some("dead_letters"),
+            (_, true) => Some("store"),
+            _ => None,
+        };
+        PartitionReport { status, paused }
+    }
+}

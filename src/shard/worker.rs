@@ -1,0 +1,212 @@
+//! A thread's loop: what came into the inbox first, then some records of each partition in turn.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use super::effects::Runner;
+use super::owned::Owned;
+use super::{DeadLetterSink, Inner, Message, Report, ShardSettings, Totals};
+use crate::model::ids::PartitionId;
+use crate::partition::io::{Effect, Millis};
+use crate::query::Unanswered;
+use crate::store::Store;
+
+/// How long a thread sleeps where nothing comes in, before it looks for what is due.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Messages taken between two looks at the records.
+const MESSAGES_AT_ONCE_MAX: usize = 1024;
+
+/// Drives the partitions of one thread.
+pub struct Worker<S, D> {
+    inbox: Receiver<Message>,
+    runner: Arc<Runner<S, D>>,
+    shards: Weak<Inner>,
+    settings: ShardSettings,
+    owned: BTreeMap<PartitionId, Owned>,
+    /// What partitions counted that were given up.
+    retired: Totals,
+    effects: Vec<Effect>,
+    started: Instant,
+}
+
+/// Clocks of partitions start here, so that "long ago" can be told.
+const START_MS: u64 = 24 * 3600 * 1000;
+
+impl<S: Store, D: DeadLetterSink> Worker<S, D> {
+    pub fn new(
+        inbox: Receiver<Message>,
+        runner: Arc<Runner<S, D>>,
+        shards: Weak<Inner>,
+        settings: &ShardSettings,
+    ) -> Self {
+        let settings = settings.clone();
+        let owned = BTreeMap::new();
+        Worker {
+            inbox,
+            runner,
+            shards,
+            settings,
+            owned,
+            retired: Totals::default(),
+            effects: Vec::new(),
+            started: Instant::now(),
+        }
+    }
+
+    /// Runs until every handle to the threads is dropped.
+    pub fn run(mut self) {
+        let mut has_more = false;
+        while self.shards.strong_count() > 0 {
+            let wait = if has_more { Duration::ZERO } else { TICK };
+            match self.inbox.recv_timeout(wait) {
+                Ok(message) => self.take_messages(message),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            has_more = self.take_records();
+        }
+    }
+
+    fn now(&self) -> Millis {
+        Millis(START_MS + self.started.elapsed().as_millis() as u64)
+    }
+
+    fn take_messages(&mut self, first: Message) {
+        let now = self.now();
+        self.take_message(now, first);
+        for _ in 1..MESSAGES_AT_ONCE_MAX {
+            let Ok(message) = self.inbox.try_recv() else { break };
+            self.take_message(now, message);
+        }
+    }
+
+    fn take_records(&mut self) -> bool {
+        let now = self.now();
+        let mut took_any = false;
+        for owned in self.owned.values_mut() {
+            let was_live = owned.is_live();
+            let durable = owned.durable();
+            took_any |= owned.take_records(now, &mut self.effects, &self.runner);
+            owned.settle(now, &mut self.effects);
+            owned.run(&mut self.effects, &self.runner);
+            if owned.is_live() != was_live || owned.durable() != durable {
+                tell(&self.shards, owned);
+            }
+        }
+        took_any
+    }
+
+    fn take_message(&mut self, now: Millis, message: Message) {
+        let effects = &mut self.effects;
+        match message {
+            Message::Assign(assign) => {
+                let owned = Owned::new(&assign, &self.settings);
+                tell(&self.shards, &owned);
+                if let Some(former) = self.owned.insert(assign.partition, owned) {
+                    self.retired.add(&former.give_up());
+                }
+            }
+            Message::Share(share) => self.owned.values_mut().for_each(|owned| owned.set_share(share)),
+            Message::Records(batch) => {
+                if let Some(owned) = self.owned_as(batch.partition, batch.assignment) {
+                    owned.intake().push(batch.records);
+                }
+            }
+            Message::CaughtUp(partition, assignment, next) => {
+                if let Some(owned) = self.owned_as(partition, assignment) {
+                    owned.caught_up(next);
+                }
+            }
+            Message::EndSeen(partition, next) => {
+                if let Some(owned) = self.owned.get_mut(&partition) {
+                    owned.saw_end(next);
+                }
+            }
+            Message::Drain(partition, assignment, done) => {
+                let owned = self
+                    .owned
+                    .get_mut(&partition)
+                    .filter(|owned| owned.assignment() == assignment);
+                if let Some(owned) = owned {
+                    owned.drain(now, done, effects);
+                    owned.run(effects, &self.runner);
+                }
+            }
+            Message::Forget(partition, assignment) => {
+                if self.owned_as(partition, assignment).is_some() {
+                    let given_up = self.owned.remove(&partition).map(Owned::give_up);
+                    self.retired.add(&given_up.unwrap_or_default());
+                }
+            }
+            Message::Ask(partition, asked, reply) => match self.owned.get_mut(&partition) {
+                Some(owned) => {
+                    owned.ask(now, asked, reply, effects);
+                    owned.run(effects, &self.runner);
+                }
+                None => drop(reply.send(Err(Unanswered::NotOwned))),
+            },
+            Message::Done(partition, assignment, input) => {
+                let owned = self
+                    .owned
+                    .get_mut(&partition)
+                    .filter(|owned| owned.assignment() == assignment);
+                if let Some(owned) = owned {
+                    owned.handle(now, input, effects);
+                    owned.run(effects, &self.runner);
+                }
+            }
+            Message::DeadLettered(partition, assignment, offset) => {
+                let owned = self
+                    .owned
+                    .get_mut(&partition)
+                    .filter(|owned| owned.assignment() == assignment);
+                if let Some(owned) = owned {
+                    owned.dead_lettered(now, offset, effects);
+                    owned.run(effects, &self.runner);
+                }
+            }
+            Message::Report(reply) => {
+                let unix_ms = SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .map_or(0, |since| since.as_millis() as i64);
+                let partitions = self
+                    .owned
+                    .values()
+                    .map(|owned| owned.report(now, unix_ms))
+                    .collect();
+                let mut totals = self.retired.clone();
+                self.owned.values().for_each(|owned| totals.add(&owned.totals()));
+                // Who asked may have gone.
+                let _ = reply.send(Report { partitions, totals });
+            }
+        }
+    }
+
+    /// The partition, if it is still the ownership that is meant.
+    fn owned_as(&mut self, partition: PartitionId, assignment: u64) -> Option<&mut Owned> {
+        self.owned
+            .get_mut(&partition)
+            .filter(|owned| owned.assignment() == assignment)
+    }
+}
+
+/// Tells the others where a partition stands.
+fn tell(shards: &Weak<Inner>, owned: &Owned) {
+    let Some(shards) = shards.upgrade() else { return };
+    let partition = owned.partition_id();
+    if let Some(ownership) = shards
+        .owned()
+        .get_mut(&partition)
+        .filter(|it| it.assignment == owned.assignment())
+    {
+        ownership.durable = owned.durable();
+    }
+    shards.live.send_if_modified(|live| match owned.is_live() {
+        true => live.insert(partition),
+        false => live.remove(&partition),
+    });
+}

@@ -1,0 +1,121 @@
+//! Thousands of random lives of a partition, with crashes, lingering owners and late writes, against the oracle.
+
+#[path = "simulation/mod.rs"]
+mod simulation;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use simulation::stats::{Stat, Stats};
+use simulation::{Options, run_seed};
+
+const RUNS: u64 = 20_000;
+const THREADS: u64 = 2;
+const FAILURES_SHOWN_MAX: usize = 5;
+
+/// Seeds that once showed a bug.
+const REGRESSIONS: &[(u64, &str)] = &[
+    (237, "a question with a handed row waits for nodes nobody loads"),
+    (857, "an overview misses a read state that another owner began"),
+    (281, "an overview misses a read state that another owner began"),
+    (
+        329,
+        "a mark that passes no message makes the mention count capped",
+    ),
+    (
+        920,
+        "a mark that passes no message makes the mention count capped",
+    ),
+];
+
+fn variable(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{name}={value} is not a number")),
+    )
+}
+
+/// Runs of the seeds from `first`, on all threads: what they reached, and what failed.
+fn run_all(first: u64, runs: u64) -> (Stats, Vec<String>) {
+    let next = AtomicU64::new(first);
+    let failed = AtomicU64::new(0);
+    let live = || {
+        let (mut stats, mut failures) = (Stats::new(), Vec::new());
+        while failed.load(Ordering::Relaxed) < FAILURES_SHOWN_MAX as u64 {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= first + runs {
+                break;
+            }
+            if let Err(failure) = run_seed(seed, Options::default(), &mut stats) {
+                failed.fetch_add(1, Ordering::Relaxed);
+                failures.push(failure);
+            }
+        }
+        (stats, failures)
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(live)).collect();
+        let (mut stats, mut failures) = (Stats::new(), Vec::new());
+        for thread in threads {
+            let (more, failed) = thread.join().expect("a thread of runs ended");
+            stats.add(&more);
+            failures.extend(failed);
+        }
+        (stats, failures)
+    })
+}
+
+/// Every life is right in every answer and row, comes to its end, and together they reach everything that was thought of.
+#[test]
+fn every_life_agrees_with_the_oracle() {
+    let runs = variable("READSTATES_SIM_RUNS").unwrap_or(RUNS);
+    let first = variable("READSTATES_SIM_FIRST").unwrap_or(0);
+    let began = Instant::now();
+    let (stats, failures) = run_all(first, runs);
+    let seconds = began.elapsed().as_secs_f64();
+    assert!(
+        failures.is_empty(),
+        "{} lives went wrong:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+    println!(
+        "{runs} runs in {seconds:.1} s, {:.0} a second",
+        runs as f64 / seconds
+    );
+    for stat in Stat::ALL {
+        println!("{:>12} {stat:?}", stats.get(*stat));
+    }
+    for (name, count) in stats.counters() {
+        println!("{count:>12} {name}");
+    }
+    let unreached = stats.never_reached();
+    assert!(
+        unreached.is_empty() || runs < RUNS,
+        "never reached: {unreached:?}"
+    );
+}
+
+#[test]
+fn seeds_that_once_failed_are_right() {
+    for (seed, what) in REGRESSIONS {
+        if let Err(failure) = run_seed(*seed, Options::default(), &mut Stats::new()) {
+            panic!("{what}: {failure}");
+        }
+    }
+}
+
+/// One life with a trace: `READSTATES_SIM_SEED=n`.
+#[test]
+fn one_seed() {
+    let seed = variable("READSTATES_SIM_SEED");
+    let options = Options {
+        trace: seed.is_some(),
+        ..Options::default()
+    };
+    if let Err(failure) = run_seed(seed.unwrap_or(1), options, &mut Stats::new()) {
+        panic!("{failure}");
+    }
+}

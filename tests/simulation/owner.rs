@@ -1,0 +1,97 @@
+//! One instance that owns the partition, or believes so.
+
+use std::collections::BTreeMap;
+
+use readstates::model::ids::{ChannelId, ReadStateKey, UserId};
+use readstates::model::read_state::ReadState;
+use readstates::partition::Partition;
+use readstates::partition::io::{
+    Effect, LoadKey, LoadToken, LoadedRow, Millis, RequestId, Stamp, Write, WriteKey,
+};
+
+use super::judge::Count;
+
+pub struct Owner {
+    /// The number of its assignment.
+    pub id: u64,
+    pub partition: Partition,
+    /// Records taken.
+    pub taken: Count,
+    pub is_zombie: bool,
+    pub is_draining: bool,
+    pub is_drained: bool,
+    pub is_paused: bool,
+    /// Operations under way.
+    pub flights: Vec<Flight>,
+    pub requests: BTreeMap<RequestId, Request>,
+    pub overviews: Vec<OverviewTask>,
+    /// How far its clock is off.
+    pub clock_ms: u64,
+    /// A load failed, so that answers may be as of an earlier place.
+    pub load_failed: bool,
+    /// Records taken at the start.
+    pub began_at: Count,
+}
+
+/// An operation on the store, and how far it is.
+pub enum Flight {
+    Load { token: LoadToken, key: LoadKey },
+    Loaded { token: LoadToken, row: LoadedRow },
+    Write(Write),
+    Written(WriteKey),
+    StorePosition(readstates::model::ids::LogPosition),
+    PositionStored(readstates::model::ids::LogPosition),
+}
+
+/// A question not answered yet.
+pub struct Request {
+    pub what: Asked,
+    /// Records taken when it was asked.
+    pub asked_at: Count,
+    pub deadline: Millis,
+    /// Asked after everything was healed, so that nothing excuses a failure.
+    pub is_healed: bool,
+}
+
+pub enum Asked {
+    Get {
+        keys: Vec<ReadStateKey>,
+        /// The answers must be at least of this place.
+        after: Count,
+    },
+    Stamp,
+    Overview {
+        user: UserId,
+        above: ChannelId,
+        up_to: ChannelId,
+    },
+}
+
+/// An overview between its stamp and its question.
+pub struct OverviewTask {
+    pub user: UserId,
+    pub above: ChannelId,
+    pub up_to: ChannelId,
+    pub stamp: Stamp,
+    /// Nothing before the store was read.
+    pub rows: Option<Vec<(ChannelId, ReadState)>>,
+}
+
+impl Owner {
+    /// Takes up what the partition wants from the store; hands back the rest.
+    pub fn take_up(&mut self, effect: Effect) -> Option<Effect> {
+        let flight = match effect {
+            Effect::Load { token, key, .. } => Flight::Load { token, key },
+            Effect::Write(write) => Flight::Write(write),
+            Effect::StorePosition(position) => Flight::StorePosition(position),
+            other => return Some(other),
+        };
+        self.flights.push(flight);
+        None
+    }
+
+    /// Its clock.
+    pub fn clock(&self, now_ms: u64) -> Millis {
+        Millis(now_ms + self.clock_ms)
+    }
+}

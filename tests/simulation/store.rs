@@ -1,0 +1,226 @@
+//! A store that behaves like Cassandra: the last write by timestamp wins, deletes are tombstones with a timestamp.
+
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use readstates::model::channel::{Block, Head, Level, Node, NodeRef, Page};
+use readstates::model::ids::{ChannelId, LogPosition, ReadStateKey, UserId};
+use readstates::model::read_state::ReadState;
+use readstates::partition::io::{LoadKey, LoadedRow, NodeKey, Write};
+
+use super::stats::{Stat, Stats};
+
+/// A channel as the store has it: everything that its head names.
+#[derive(Clone)]
+pub struct StoredChannel {
+    pub head: Arc<Head>,
+    /// All pages in order, the newest too.
+    pub pages: Vec<Arc<Page>>,
+    /// All blocks in order, the newest too.
+    pub blocks: Vec<Arc<Block>>,
+}
+
+/// What a write did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effective {
+    /// It is what the store has now.
+    Won,
+    /// The store had the very same.
+    Same,
+    /// The store had something newer.
+    Lost,
+}
+
+#[derive(Default)]
+pub struct FakeStore {
+    pub is_down: bool,
+    pub read_states: BTreeMap<ReadStateKey, Rc<ReadState>>,
+    pub heads: BTreeMap<ChannelId, Arc<Head>>,
+    nodes: BTreeMap<(NodeKey, LogPosition), Node>,
+    tombstones: HashMap<NodeKey, LogPosition>,
+    pub position: LogPosition,
+    /// All rows that were ever written, to see that equal places mean equal rows.
+    written_read_states: HashMap<(ReadStateKey, LogPosition), Rc<ReadState>>,
+    written_heads: HashMap<(ChannelId, LogPosition), Arc<Head>>,
+    written_nodes: HashMap<(NodeKey, LogPosition), Node>,
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(before: &T, now: &T, what: &str) -> Result<(), String> {
+    if before == now {
+        return Ok(());
+    }
+    Err(format!(
+        "invariant 2: two different rows of {what}: {before:?} and {now:?}"
+    ))
+}
+
+impl FakeStore {
+    /// Applies a write, whoever sent it and whenever.
+    ///
+    /// # Errors
+    /// If a row differs from another one of the same place (invariant 2), if a head is ahead of its nodes (3), or
+    /// if nodes are deleted that the head names.
+    pub fn apply(&mut self, write: &Write, stats: &mut Stats) -> Result<Effective, String> {
+        match write {
+            Write::ReadState(key, state) => self.write_read_state(*key, state),
+            Write::Head(channel, head) => self.write_head(*channel, head),
+            Write::Node(key, version, node) => self.write_node(*key, *version, node, stats),
+            Write::DeleteNodesBelow(key, version) => self.delete_nodes(*key, *version),
+        }
+    }
+
+    fn write_read_state(&mut self, key: ReadStateKey, state: &ReadState) -> Result<Effective, String> {
+        let place = (key, state.applied);
+        let row = match self.written_read_states.get(&place) {
+            Some(before) => {
+                same(&**before, state, &format!("{key:?}"))?;
+                Rc::clone(before)
+            }
+            None => {
+                let row = Rc::new(state.clone());
+                self.written_read_states.insert(place, Rc::clone(&row));
+                row
+            }
+        };
+        let before = self.read_states.get(&key).map(|row| row.applied);
+        if before > Some(state.applied) {
+            return Ok(Effective::Lost);
+        }
+        self.read_states.insert(key, row);
+        Ok(won_or_same(before == Some(state.applied)))
+    }
+
+    fn write_head(&mut self, channel: ChannelId, head: &Arc<Head>) -> Result<Effective, String> {
+        let place = (channel, head.applied);
+        match self.written_heads.get(&place) {
+            Some(before) if Arc::ptr_eq(before, head) => {}
+            Some(before) => same(before, head, &format!("head of channel {channel}"))?,
+            None => drop(self.written_heads.insert(place, Arc::clone(head))),
+        }
+        let before = self.heads.get(&channel).map(|head| head.applied);
+        if before > Some(head.applied) {
+            return Ok(Effective::Lost);
+        }
+        self.heads.insert(channel, Arc::clone(head));
+        self.channel(channel)
+            .map_err(|missing| format!("invariant 3: the head just written needs {missing}"))?;
+        Ok(won_or_same(before == Some(head.applied)))
+    }
+
+    fn write_node(
+        &mut self,
+        key: NodeKey,
+        version: LogPosition,
+        node: &Node,
+        stats: &mut Stats,
+    ) -> Result<Effective, String> {
+        match self.written_nodes.get(&(key, version)) {
+            Some(before) => same(before, node, &format!("{key:?} {version}"))?,
+            None => drop(self.written_nodes.insert((key, version), node.clone())),
+        }
+        if self.tombstones.get(&key).is_some_and(|below| version < *below) {
+            stats.hit(Stat::NodeWriteBelowTombstone);
+            return Ok(Effective::Lost);
+        }
+        let before = self.nodes.insert((key, version), node.clone());
+        Ok(won_or_same(before.is_some()))
+    }
+
+    fn delete_nodes(&mut self, key: NodeKey, below: LogPosition) -> Result<Effective, String> {
+        let tombstone = self.tombstones.entry(key).or_default();
+        *tombstone = below.max(*tombstone);
+        let range = (key, LogPosition::NOTHING)..(key, below);
+        let gone: Vec<_> = self.nodes.range(range).map(|(at, _)| *at).collect();
+        for at in &gone {
+            self.nodes.remove(at);
+        }
+        if self.heads.contains_key(&key.channel) {
+            self.channel(key.channel).map_err(|missing| {
+                format!("{key:?} below {below} was deleted, but the head needs {missing}")
+            })?;
+        }
+        Ok(won_or_same(gone.is_empty()))
+    }
+
+    /// Everything that the head of a channel names.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn channel(&self, channel: ChannelId) -> Result<Option<StoredChannel>, String> {
+        let Some(head) = self.heads.get(&channel) else {
+            return Ok(None);
+        };
+        let mut stored = StoredChannel {
+            head: Arc::clone(head),
+            pages: Vec::with_capacity(head.pages.len()),
+            blocks: Vec::new(),
+        };
+        for (index, page) in head.pages.iter().enumerate() {
+            let newest = index + 1 == head.pages.len();
+            let page = if newest {
+                Arc::clone(&head.newest_page)
+            } else {
+                match self.node(channel, Level::Page, page) {
+                    Some(Node::Page(page)) => Arc::clone(page),
+                    _ => return Err(format!("page {page:?} of channel {channel} ({head:?})")),
+                }
+            };
+            for (place, block) in page.blocks.iter().enumerate() {
+                stored.blocks.push(if newest && place + 1 == page.blocks.len() {
+                    Arc::clone(&head.newest_block)
+                } else {
+                    match self.node(channel, Level::Block, block) {
+                        Some(Node::Block(block)) => Arc::clone(block),
+                        _ => {
+                            return Err(format!("block {block:?} of channel {channel} ({head:?})"));
+                        }
+                    }
+                });
+            }
+            stored.pages.push(page);
+        }
+        Ok(Some(stored))
+    }
+
+    fn node(&self, channel: ChannelId, level: Level, node: &NodeRef) -> Option<&Node> {
+        let key = NodeKey {
+            channel,
+            level,
+            first: node.first,
+        };
+        self.nodes.get(&(key, node.version))
+    }
+
+    pub fn load(&self, key: LoadKey) -> LoadedRow {
+        match key {
+            LoadKey::ReadState(key) => {
+                LoadedRow::ReadState(self.read_states.get(&key).map(|row| (**row).clone()))
+            }
+            LoadKey::Head(channel) => LoadedRow::Head(self.heads.get(&channel).cloned()),
+            LoadKey::Node(key, version) => LoadedRow::Node(self.nodes.get(&(key, version)).cloned()),
+        }
+    }
+
+    /// The rows of a user with a channel above `above` and up to `up_to`.
+    pub fn load_user(&self, user: UserId, above: ChannelId, up_to: ChannelId) -> Vec<(ChannelId, ReadState)> {
+        let rows = self
+            .read_states
+            .iter()
+            .filter(|(key, _)| key.user == user && key.channel > above && key.channel <= up_to);
+        rows.map(|(key, row)| (key.channel, (**row).clone())).collect()
+    }
+
+    pub fn store_position(&mut self, position: LogPosition) -> Effective {
+        let before = self.position;
+        self.position = position.max(before);
+        match position {
+            _ if position < before => Effective::Lost,
+            _ => won_or_same(position == before),
+        }
+    }
+}
+
+fn won_or_same(same: bool) -> Effective {
+    if same { Effective::Same } else { Effective::Won }
+}
