@@ -1,15 +1,27 @@
 //! readstates: knows, for every user and every channel of a chat system, what has been read.
 //!
-//! The modules in reading order; imports point upwards in this list only.
+//! The modules are in reading order: a module imports those above it.
+
+#![warn(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+pub mod model;
+
+pub mod wire;
+
+pub mod partition;
+
+pub mod shard;
+
+pub mod store;
+
+pub mod source;
+
+pub mod query;
+
+pub mod ops;
+
+pub mod config;
+
+pub mod oracle;
 
 pub mod cli;
-pub mod config;
-pub mod model;
-pub mod ops;
-pub mod oracle;
-pub mod partition;
-pub mod query;
-pub mod shard;
-pub mod source;
-pub mod store;
-pub mod wire;

@@ -1,6 +1,7 @@
 //! The overview over a real nats-server, with partitions and a store whose answers are known.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[allow(dead_code)]
 mod support {
     pub mod callers;
     pub mod fakes;

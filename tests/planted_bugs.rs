@@ -2,6 +2,10 @@
 #![cfg(feature = "planted-bugs")]
 
 #[path = "simulation/mod.rs"]
+#[allow(
+    dead_code,
+    reason = "the statistics are of use to the simulation's own test only"
+)]
 mod simulation;
 
 use std::sync::Mutex;

@@ -1,5 +1,7 @@
 //! Proves that the servers for tests do what their names say, since other tests take it for granted.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::net::TcpStream;

@@ -11,6 +11,7 @@ use simulation::{Options, run_seed};
 
 const RUNS: u64 = 20_000;
 const THREADS: u64 = 2;
+const LONG_RUNS: u64 = 3;
 const FAILURES_SHOWN_MAX: usize = 5;
 
 /// Seeds that once showed a bug.
@@ -96,6 +97,20 @@ fn every_life_agrees_with_the_oracle() {
         unreached.is_empty() || runs < RUNS,
         "never reached: {unreached:?}"
     );
+}
+
+/// Lives of 20,000 records in one channel, in a tree whose blocks are as large as real ones.
+#[test]
+fn long_lives_agree_with_the_oracle() {
+    let options = Options {
+        is_large: true,
+        ..Options::default()
+    };
+    for seed in 0..LONG_RUNS {
+        if let Err(failure) = run_seed(seed, options, &mut Stats::new()) {
+            panic!("large: {failure}");
+        }
+    }
 }
 
 #[test]

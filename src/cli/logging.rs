@@ -5,11 +5,20 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{Log, LogFormat};
 
 /// Starts logging to standard error. `quiet`: only what goes wrong, since the screen is used for something else.
+///
+/// A plain level is meant for this program; libraries then log only what goes wrong.
 pub fn start(log: &Log, quiet: bool) {
     let level = if quiet { "warn" } else { log.level.as_str() };
-    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let is_plain = level.parse::<tracing::Level>().is_ok();
+    let directives = if is_plain {
+        format!("warn,readstates={level}")
+    } else {
+        level.to_owned()
+    };
+    let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("warn,readstates=info"));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     // It fails where a test has started logging already.
     let _ = match log.format {

@@ -19,10 +19,7 @@ pub fn kafka(config: &Config) -> KafkaSettings {
         group: kafka.group.clone(),
         partitions: kafka.partitions,
         replication: kafka.replication,
-        password: kafka
-            .password
-            .as_ref()
-            .map(|password| password.reveal().to_owned()),
+        password: kafka.password.clone(),
         properties: kafka
             .properties
             .iter()

@@ -27,21 +27,36 @@ where
     Req: Message,
     Rep: Message + Default,
 {
+    ask_patiently(client, subject, request, timeout, timeout + GRACE).await
+}
+
+/// Asks who may take `timeout` for the answer, and waits for `patience`: the question may have got lost.
+pub(super) async fn ask_patiently<Req, Rep>(
+    client: &Client,
+    subject: &str,
+    request: &Req,
+    timeout: Duration,
+    patience: Duration,
+) -> Result<Rep, QueryError>
+where
+    Req: Message,
+    Rep: Message + Default,
+{
     let mut headers = HeaderMap::new();
     headers.insert(headers::TIMEOUT_MS, timeout.as_millis().to_string());
     let request = Request::new()
         .payload(request.encode_to_vec().into())
         .headers(headers)
-        .timeout(Some(timeout + GRACE));
+        .timeout(Some(patience.min(timeout + GRACE)));
     let reply = client
         .send_request(subject.to_owned(), request)
         .await
         .map_err(|error| match error.kind() {
             RequestErrorKind::NoResponders => QueryError::moving(format_args!("nobody answers on {subject}")),
-            RequestErrorKind::TimedOut => QueryError::new(
-                Code::TimedOut,
-                format_args!("no answer on {subject} within {} ms", timeout.as_millis()),
-            ),
+            RequestErrorKind::TimedOut => QueryError {
+                again: true,
+                ..QueryError::new(Code::TimedOut, format_args!("no answer on {subject} in time"))
+            },
             RequestErrorKind::MaxPayloadExceeded => QueryError::new(
                 Code::TooLarge,
                 format_args!("{subject}: {error}: ask for less at a time"),

@@ -21,16 +21,19 @@ pub enum Code {
     Unavailable,
     /// 504: the time ran out.
     TimedOut,
+    /// 409, between instances only: an overview must begin again with another stamp.
+    StampVoid,
 }
 
 impl Code {
     /// All of them.
-    pub const ALL: [Code; 5] = [
+    pub const ALL: [Code; 6] = [
         Code::Malformed,
         Code::TooLarge,
         Code::Overloaded,
         Code::Unavailable,
         Code::TimedOut,
+        Code::StampVoid,
     ];
 
     /// As in the header `Nats-Service-Error-Code`.
@@ -41,6 +44,7 @@ impl Code {
             Code::Overloaded => headers::ERROR_OVERLOADED,
             Code::Unavailable => headers::ERROR_UNAVAILABLE,
             Code::TimedOut => headers::ERROR_TIMED_OUT,
+            Code::StampVoid => STAMP_VOID,
         }
     }
 
@@ -58,12 +62,14 @@ pub struct QueryError {
     pub code: Code,
     /// What happened and where, for people; one line.
     pub message: String,
-    /// Nobody owns the partition just now: asking again can find its next owner.
-    pub moving: bool,
+    /// Asking again can help: nobody owns the partition just now, or the question got lost.
+    pub again: bool,
 }
 
+/// The number of [`Code::StampVoid`], which is none of the contract's.
+const STAMP_VOID: u16 = 409;
 /// On replies of one that does not own the partition it was asked about.
-const MOVING: &str = "readstates-moving";
+const AGAIN: &str = "readstates-again";
 /// Longer messages are cut: a header is no place for a payload.
 const MESSAGE_CHARS_MAX: usize = 500;
 
@@ -73,7 +79,7 @@ impl QueryError {
         QueryError {
             code,
             message: one_line(&message.to_string()),
-            moving: false,
+            again: false,
         }
     }
 
@@ -85,7 +91,7 @@ impl QueryError {
     /// 503, of a partition that may have another owner in a moment.
     pub fn moving(message: impl fmt::Display) -> Self {
         QueryError {
-            moving: true,
+            again: true,
             ..QueryError::new(Code::Unavailable, message)
         }
     }
@@ -95,7 +101,7 @@ impl QueryError {
         let number = headers.get(headers::ERROR_CODE)?.as_str();
         let text = headers.get(headers::ERROR_TEXT).map_or("", HeaderValue::as_str);
         Some(QueryError {
-            moving: headers.get(MOVING).is_some(),
+            again: headers.get(AGAIN).is_some(),
             ..match Code::from_number(number) {
                 Some(code) => QueryError::new(code, text),
                 None => QueryError::new(Code::Unavailable, format_args!("{number} {text}")),
@@ -114,8 +120,8 @@ impl QueryError {
     /// The headers beside the two that every error has.
     pub(super) fn further_headers(&self) -> HeaderMap {
         let mut further = HeaderMap::new();
-        if self.moving {
-            further.insert(MOVING, "true");
+        if self.again {
+            further.insert(AGAIN, "true");
         }
         further
     }
@@ -154,9 +160,9 @@ mod tests {
     #[test]
     fn an_error_survives_its_headers() {
         for code in Code::ALL {
-            for moving in [false, true] {
+            for again in [false, true] {
                 let error = QueryError {
-                    moving,
+                    again,
                     ..QueryError::new(code, "partition 3:\r\nno\towner")
                 };
                 assert!(!error.message.contains(['\r', '\n', '\t']));

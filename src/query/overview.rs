@@ -35,6 +35,29 @@ pub(super) async fn overview<P: Partitions, S: Store>(
     request: &v1::OverviewRequest,
     deadline: Deadline,
 ) -> Result<v1::OverviewReply, QueryError> {
+    loop {
+        match attempt(owners, store, partition_count, request, deadline).await {
+            Err(error) if error.code == Code::StampVoid => {
+                if deadline.remaining().is_zero() {
+                    return Err(QueryError::new(
+                        Code::TimedOut,
+                        format_args!("the time ran out while partitions moved: {}", error.message),
+                    ));
+                }
+            }
+            ended => return ended,
+        }
+    }
+}
+
+/// Answers, unless a stamp becomes void meanwhile: partitions have moved, or another owner was further.
+async fn attempt<P: Partitions, S: Store>(
+    owners: &Owners<P>,
+    store: &S,
+    partition_count: u32,
+    request: &v1::OverviewRequest,
+    deadline: Deadline,
+) -> Result<v1::OverviewReply, QueryError> {
     let mut listing = Listing::new(owners, partition_count, request, deadline)?;
     listing.take_stamps().await?;
     let page_rows = (listing.limit + 1).max(STORE_PAGE_ROWS_MIN);
@@ -201,7 +224,7 @@ impl<'a, P: Partitions> Listing<'a, P> {
     ) -> Result<Option<T>, QueryError> {
         match said {
             Ok(said) => Ok(Some(said)),
-            Err(_) if self.partial => {
+            Err(error) if self.partial && error.code != Code::StampVoid => {
                 self.stamps.remove(&partition);
                 let count = self.partition_count;
                 self.found

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::Client;
 use prost::Message;
 
-use super::ask::ask;
+use super::ask::ask_patiently;
 use super::deadline::Deadline;
 use super::error::{Code, QueryError};
 use super::internal::{HandOver, ProcessStamp, wire};
@@ -18,8 +18,9 @@ use crate::partition::io::{Answer, Failure};
 use crate::wire::proto::v1;
 use crate::wire::query::{read_state, unavailable};
 
-/// A request to an owner that ends while the partition moves is lost, so it is made again after this.
-const ATTEMPT_MAX: Duration = Duration::from_millis(500);
+/// A question to an owner who goes at this moment gets lost, so it is asked again after this, and then after twice as
+/// long each time: most owners that are slow are just that.
+const PATIENCE_FIRST: Duration = Duration::from_millis(250);
 /// Pauses between attempts grow from this…
 const BACKOFF_FIRST: Duration = Duration::from_millis(5);
 /// … to this.
@@ -72,26 +73,28 @@ impl<P: Partitions> Owners<P> {
         deadline: Deadline,
     ) -> Result<Q::Reply, QueryError> {
         let mut live = self.partitions.live();
-        let mut pause = BACKOFF_FIRST;
+        let (mut pause, mut patience) = (BACKOFF_FIRST, PATIENCE_FIRST);
         loop {
             let here = live.borrow_and_update().contains(&partition);
             let remaining = deadline.remaining();
             let result = if here {
                 self.ask_here(partition, question, remaining).await
             } else {
-                self.ask_there(partition, question, remaining.min(ATTEMPT_MAX))
-                    .await
+                self.ask_there(partition, question, remaining, patience).await
             };
             match result {
-                Err(error) if error.moving || (error.code == Code::TimedOut && !here) => {
-                    if deadline.remaining() <= pause {
-                        return Err(QueryError {
-                            moving: false,
-                            ..error
-                        });
+                Err(error) if error.again && deadline.remaining() > pause => {
+                    if error.code == Code::TimedOut {
+                        patience *= 2;
                     }
                 }
-                decided => return decided,
+                Err(error) => {
+                    return Err(QueryError {
+                        again: false,
+                        ..error
+                    });
+                }
+                Ok(reply) => return Ok(reply),
             }
             // A partition that arrives here ends the pause.
             let _ = tokio::time::timeout(pause, live.changed()).await;
@@ -127,16 +130,18 @@ impl<P: Partitions> Owners<P> {
         partition: PartitionId,
         question: &Q,
         timeout: Duration,
+        patience: Duration,
     ) -> Result<Q::Reply, QueryError> {
         let subject = question.subject(&self.subjects, partition);
-        ask(&self.client, &subject, &question.request(), timeout)
+        ask_patiently(&self.client, &subject, &question.request(), timeout, patience)
             .await
-            .map_err(|error| {
-                if error.moving {
-                    QueryError::moving(format_args!("partition {partition} has no live owner"))
-                } else {
-                    error
-                }
+            .map_err(|error| match error {
+                QueryError {
+                    again: true,
+                    code: Code::Unavailable,
+                    ..
+                } => QueryError::moving(format_args!("partition {partition} has no live owner")),
+                error => error,
             })
     }
 }
@@ -160,9 +165,10 @@ fn unanswered(partition: PartitionId, why: Unanswered) -> QueryError {
             format_args!("too many questions are waiting in partition {partition}"),
         ),
         Unanswered::TimedOut => timed_out(partition),
-        Unanswered::StampVoid => {
-            QueryError::moving(format_args!("partition {partition} needs another stamp"))
-        }
+        Unanswered::StampVoid => QueryError::new(
+            Code::StampVoid,
+            format_args!("partition {partition} needs another stamp"),
+        ),
     }
 }
 

@@ -6,7 +6,7 @@
 mod effects;
 mod intake;
 mod owned;
-mod retry;
+pub mod retry;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,7 +60,7 @@ struct Inner {
     inboxes: Vec<Sender<Message>>,
     owned: Mutex<BTreeMap<PartitionId, Ownership>>,
     live: watch::Sender<BTreeSet<PartitionId>>,
-    outage: Arc<retry::Outage>,
+    store_health: Arc<retry::StoreHealth>,
 }
 
 /// What the sender's side knows of an owned partition.
@@ -161,9 +161,9 @@ impl Shards {
         let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..settings.threads.max(1))
             .map(|_| crossbeam_channel::unbounded())
             .unzip();
-        let outage = Arc::new(retry::Outage::default());
+        let store_health = Arc::new(retry::StoreHealth::new());
         let inner = Arc::new(Inner {
-            outage: Arc::clone(&outage),
+            store_health: Arc::clone(&store_health),
             settings,
             inboxes,
             owned: Mutex::default(),
@@ -176,7 +176,7 @@ impl Shards {
                 runtime: runtime.clone(),
                 inbox: inner.inboxes[index].clone(),
                 stream: inner.settings.stream.clone(),
-                outage: Arc::clone(&outage),
+                store_health: Arc::clone(&store_health),
             };
             let worker = worker::Worker::new(
                 receiver,
@@ -210,9 +210,9 @@ impl Shards {
         all
     }
 
-    /// Whether the last thing that the store was asked failed.
+    /// Whether the store fails.
     pub fn store_is_away(&self) -> bool {
-        self.inner.outage.is_on()
+        self.inner.store_health.is_failing()
     }
 
     async fn ask(

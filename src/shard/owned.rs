@@ -1,11 +1,10 @@
 //! One owned partition on its thread: its state machine, its records, and who waits for its answers.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::effects::{Origin, Runner};
 use super::intake::{Intake, Next};
@@ -28,6 +27,8 @@ type Waiting = oneshot::Sender<Result<Reply, Unanswered>>;
 pub struct Owned {
     partition: Partition,
     origin: Origin,
+    /// Dropped with the partition, which ends what goes on for it.
+    _owned: watch::Sender<()>,
     intake: Intake,
     /// Taken once all records before it are.
     pending_end: Option<Offset>,
@@ -50,13 +51,15 @@ impl Owned {
             queued,
             share,
         } = assign;
+        let (_owned, gone) = watch::channel(());
         let partition = Partition::new(settings.partition, *share, *assignment, *durable, *live_at);
         Owned {
             partition,
+            _owned,
             origin: Origin {
                 partition: *id,
                 assignment: *assignment,
-                is_gone: Arc::new(AtomicBool::new(false)),
+                gone,
             },
             intake: Intake::new(
                 *id,
@@ -228,9 +231,6 @@ impl Owned {
     /// The partition is given up: nothing that is under way for it goes on trying.
     pub fn give_up(mut self) -> Totals {
         self.intake.clear();
-        self.origin
-            .is_gone
-            .store(true, std::sync::atomic::Ordering::Relaxed);
         self.totals()
     }
 

@@ -1,8 +1,6 @@
 //! Where rows are kept: Cassandra and ScyllaDB.
 
 pub mod cassandra;
-pub mod metrics;
-pub mod retry;
 pub mod rows;
 
 use std::future::Future;

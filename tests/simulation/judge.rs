@@ -308,9 +308,7 @@ impl<'a> Judge<'a> {
         rows: &[(ReadStateKey, Rc<ReadState>)],
     ) -> Result<(), String> {
         let row = rows.iter().find(|(of, _)| *of == key).map(|(_, row)| &**row);
-        let ahead = row
-            .and_then(|row| row.applied.offset())
-            .is_some_and(|offset| self.log.count_up_to(offset.0) > count);
+        let ahead = row.is_some_and(|row| self.log.count_at(row.applied) > count);
         if ahead { Ok(()) } else { self.check_row(key, row) }
     }
 

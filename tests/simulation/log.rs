@@ -1,9 +1,12 @@
 //! A log that looks for trouble: what is published in a run.
 
+use std::collections::HashSet;
+
 use readstates::model::event::{Event as ModelEvent, EventKind, Mentions};
-use readstates::model::ids::{ChannelId, MessageId, UserId};
+use readstates::model::ids::{ChannelId, LogPosition, MessageId, Offset, UserId};
 use readstates::oracle::Event;
 
+use super::judge::Count;
 use super::profile::Profile;
 use super::rng::Rng;
 use super::stats::{Stat, Stats};
@@ -15,19 +18,54 @@ pub struct Record {
     pub event: Option<(u64, Event)>,
 }
 
-pub struct Log {
-    /// Ascending by offset, with gaps.
-    pub records: Vec<Record>,
-    /// The offset after the last one; markers may lie in between.
+/// A stream that was replaced by the next one when everything of it was in the store.
+pub struct Epoch {
+    pub number: u32,
+    /// How many records came before it.
+    pub first: Count,
+    /// How many records there are with its own.
+    pub last: Count,
+    /// The offset after its last record; markers may lie in between.
     pub end: u64,
+}
+
+pub struct Log {
+    /// In order; offsets ascend within an epoch, with gaps.
+    pub records: Vec<Record>,
+    pub epochs: Vec<Epoch>,
 }
 
 impl Log {
     pub fn generate(profile: &Profile, rng: &mut Rng, stats: &mut Stats) -> Self {
         let mut channels: Vec<Channel> = (1..=profile.channels).map(Channel::new).collect();
-        let mut records = Vec::with_capacity(profile.records);
+        let mut log = Log {
+            records: Vec::with_capacity(profile.records),
+            epochs: Vec::new(),
+        };
+        let cut = match rng.percent(profile.two_epochs_percent) {
+            true => rng.index(profile.records),
+            false => profile.records,
+        };
+        log.add_epoch(profile.epoch, cut, &mut channels, profile, rng, stats);
+        if cut < profile.records {
+            let next = profile.epoch + rng.between(1, 2) as u32;
+            log.add_epoch(next, profile.records, &mut channels, profile, rng, stats);
+        }
+        log
+    }
+
+    fn add_epoch(
+        &mut self,
+        number: u32,
+        up_to: Count,
+        channels: &mut [Channel],
+        profile: &Profile,
+        rng: &mut Rng,
+        stats: &mut Stats,
+    ) {
+        let first = self.records.len();
         let mut offset = if rng.percent(30) { rng.below(5) } else { 0 };
-        for _ in 0..profile.records {
+        for _ in first..up_to {
             let event = if rng.percent(2) {
                 stats.hit(Stat::DeadLetter);
                 None
@@ -36,19 +74,42 @@ impl Log {
                 let channel = &mut channels[index];
                 Some((channel.id, channel.next(profile, rng, stats)))
             };
-            records.push(Record { offset, event });
+            self.records.push(Record { offset, event });
             offset += 1;
             if rng.percent(4) {
                 stats.hit(Stat::OffsetGap);
                 offset += rng.between(1, 3);
             }
         }
-        Log { records, end: offset }
+        self.epochs.push(Epoch {
+            number,
+            first,
+            last: up_to,
+            end: offset,
+        });
     }
 
-    /// How many records have an offset up to this one.
-    pub fn count_up_to(&self, offset: u64) -> usize {
-        self.records.partition_point(|record| record.offset <= offset)
+    /// How many records there are up to this place.
+    pub fn count_at(&self, position: LogPosition) -> Count {
+        let epochs = self.epochs.iter().rev();
+        let mut begun = epochs.skip_while(|epoch| epoch.number > position.epoch());
+        let Some(epoch) = begun.next() else { return 0 };
+        match position.offset() {
+            _ if epoch.number < position.epoch() => epoch.last,
+            None => epoch.first,
+            Some(offset) => {
+                let records = &self.records[epoch.first..epoch.last];
+                epoch.first + records.partition_point(|record| record.offset <= offset.0)
+            }
+        }
+    }
+
+    /// The place of a record.
+    pub fn position_of(&self, index: usize) -> LogPosition {
+        let mut epochs = self.epochs.iter();
+        let epoch = epochs.find(|epoch| index < epoch.last);
+        let epoch = epoch.expect("a record is in an epoch");
+        LogPosition::new(epoch.number, Offset(self.records[index].offset))
     }
 }
 
@@ -58,14 +119,16 @@ struct Channel {
     newest: u64,
     oldest: u64,
     known: Vec<u64>,
-    early: Vec<u64>,
+    known_ids: HashSet<u64>,
+    early: HashSet<u64>,
+    early_ids: Vec<u64>,
     reverse_left: u64,
     /// A user that edits name and un-name in turn.
     burst_left: u64,
 }
 
 /// Where ids begin, so that there is room below for imports in reverse.
-const FIRST_ID: u64 = 1000;
+const FIRST_ID: u64 = 1_000_000;
 
 impl Channel {
     fn new(id: u64) -> Self {
@@ -74,7 +137,9 @@ impl Channel {
             newest: FIRST_ID,
             oldest: FIRST_ID,
             known: Vec::new(),
-            early: Vec::new(),
+            known_ids: HashSet::new(),
+            early: HashSet::new(),
+            early_ids: Vec::new(),
             reverse_left: 0,
             burst_left: 0,
         }
@@ -125,14 +190,14 @@ impl Channel {
         let id = match rng.weighted(&[70, 8, 12, 10]) {
             1 if !self.known.is_empty() => *rng.pick(&self.known),
             2 => rng.between(self.oldest.saturating_sub(5).max(1), self.newest),
-            3 if !self.early.is_empty() => *rng.pick(&self.early),
+            3 if !self.early_ids.is_empty() => *rng.pick(&self.early_ids),
             _ => self.newest + rng.between(1, profile.id_step),
         };
         self.created(id, profile, rng, stats)
     }
 
     fn created(&mut self, id: u64, profile: &Profile, rng: &mut Rng, stats: &mut Stats) -> Event {
-        if self.known.contains(&id) {
+        if !self.known_ids.insert(id) {
             stats.hit(Stat::DuplicateMessage);
         } else {
             if self.early.contains(&id) {
@@ -210,9 +275,10 @@ impl Channel {
         for _ in 0..count {
             if rng.percent(15) {
                 let id = rng.between(self.oldest.saturating_sub(9).max(1), self.newest + 9);
-                if !self.known.contains(&id) {
+                if !self.known_ids.contains(&id) {
                     stats.hit(Stat::EarlyDelete);
-                    self.early.push(id);
+                    self.early.insert(id);
+                    self.early_ids.push(id);
                 }
                 messages.push(id);
             } else {

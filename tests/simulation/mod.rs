@@ -31,6 +31,8 @@ use world::World;
 pub struct Options {
     /// Tell each step on standard error.
     pub trace: bool,
+    /// Live a long life in a tree with blocks as large as real ones.
+    pub is_large: bool,
     pub planted: Planted,
 }
 
@@ -63,7 +65,10 @@ pub fn run_seed(seed: u64, options: Options, stats: &mut Stats) -> Result<(), St
     IS_RUNNING.with(|is_running| *is_running.borrow_mut() = true);
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let mut rng = Rng::new(seed);
-        let profile = Profile::draw(&mut rng);
+        let mut profile = Profile::draw(&mut rng);
+        if options.is_large {
+            profile.enlarge();
+        }
         if options.trace {
             eprintln!("{profile:?}");
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use readstates::model::ids::{ChannelId, ReadStateKey, UserId};
+use readstates::model::ids::{ChannelId, Offset, ReadStateKey, UserId};
 use readstates::model::read_state::ReadState;
 use readstates::partition::Partition;
 use readstates::partition::io::{
@@ -11,18 +11,23 @@ use readstates::partition::io::{
 
 use super::judge::Count;
 
+/// A step of the run.
+pub type StepNumber = u64;
+
 pub struct Owner {
     /// The number of its assignment.
     pub id: u64,
     pub partition: Partition,
+    /// Which of the log's epochs it is in.
+    pub epoch: usize,
     /// Records taken.
     pub taken: Count,
     pub is_zombie: bool,
     pub is_draining: bool,
     pub is_drained: bool,
     pub is_paused: bool,
-    /// Operations under way.
-    pub flights: Vec<Flight>,
+    /// Operations under way, and the step before which they do not come to an end.
+    pub flights: Vec<(StepNumber, Flight)>,
     pub requests: BTreeMap<RequestId, Request>,
     pub overviews: Vec<OverviewTask>,
     /// How far its clock is off.
@@ -31,6 +36,25 @@ pub struct Owner {
     pub load_failed: bool,
     /// Records taken at the start.
     pub began_at: Count,
+    /// The end of the log as it was told at the start.
+    pub live_at: Offset,
+    /// Of its share.
+    pub read_states_max: usize,
+}
+
+impl Flight {
+    /// What a partition wants from the store.
+    ///
+    /// # Errors
+    /// Any other effect.
+    pub fn of(effect: Effect) -> Result<Flight, Effect> {
+        match effect {
+            Effect::Load { token, key, .. } => Ok(Flight::Load { token, key }),
+            Effect::Write(write) => Ok(Flight::Write(write)),
+            Effect::StorePosition(position) => Ok(Flight::StorePosition(position)),
+            other => Err(other),
+        }
+    }
 }
 
 /// An operation on the store, and how far it is.
@@ -78,18 +102,6 @@ pub struct OverviewTask {
 }
 
 impl Owner {
-    /// Takes up what the partition wants from the store; hands back the rest.
-    pub fn take_up(&mut self, effect: Effect) -> Option<Effect> {
-        let flight = match effect {
-            Effect::Load { token, key, .. } => Flight::Load { token, key },
-            Effect::Write(write) => Flight::Write(write),
-            Effect::StorePosition(position) => Flight::StorePosition(position),
-            other => return Some(other),
-        };
-        self.flights.push(flight);
-        None
-    }
-
     /// Its clock.
     pub fn clock(&self, now_ms: u64) -> Millis {
         Millis(now_ms + self.clock_ms)

@@ -6,6 +6,8 @@ use super::rng::Rng;
 #[derive(Clone, Debug)]
 pub struct Profile {
     pub records: usize,
+    /// Records taken in one step.
+    pub batch_records_max: u64,
     pub channels: u64,
     pub users: u64,
     /// Of the eight kinds, in the order of the wire format.
@@ -17,6 +19,7 @@ pub struct Profile {
     pub reverse_max: u64,
     pub burst_permille: u64,
     pub epoch: u32,
+    pub two_epochs_percent: u64,
 
     pub max_unread_count: u32,
     pub max_direct_mentions: u32,
@@ -35,33 +38,37 @@ pub struct Profile {
     /// How often what is due is done after an input.
     pub settle_percent: u64,
 
-    /// Weights of the steps, in the order of `world::Step`.
+    /// How often each step is taken, in the order of [`Step::ALL`].
     pub step_weights: [u64; 12],
     pub step_ms: u64,
     pub load_fails_percent: u64,
     pub write_fails_percent: u64,
     pub write_times_out_percent: u64,
     pub late_percent: u64,
+    pub slow_load_percent: u64,
+    pub slow_write_percent: u64,
+    /// How many rows go through their bytes.
+    pub bytes_percent: u64,
     pub lives_max: u64,
 }
 
 impl Profile {
     pub fn draw(rng: &mut Rng) -> Self {
-        let mut kind_weights = [45, 14, 10, 7, 10, 5, 3, 0];
-        match rng.below(6) {
-            0 => kind_weights = [60, 8, 4, 4, 14, 4, 2, 0],
-            1 => kind_weights = [30, 10, 28, 12, 10, 4, 2, 0],
-            2 => kind_weights = [30, 25, 5, 5, 20, 8, 7, 0],
-            _ => {}
-        }
+        let mut kind_weights = match rng.below(6) {
+            0 => [600, 80, 40, 40, 140, 40, 20, 0],
+            1 => [300, 100, 280, 120, 100, 40, 20, 0],
+            2 => [300, 250, 50, 50, 200, 80, 70, 0],
+            _ => [450, 140, 100, 70, 100, 50, 30, 0],
+        };
         if rng.percent(40) {
-            kind_weights[7] = 1;
+            kind_weights[7] = rng.between(1, 5);
         }
         let tiny_caches = rng.percent(45);
         let troubled = rng.percent(70);
         let reliable = |percent: u64| if troubled { percent } else { percent / 5 };
-        Profile {
+        let mut profile = Profile {
             records: rng.between(200, 280) as usize,
+            batch_records_max: 4,
             channels: rng.between(1, 4),
             users: rng.between(2, 6),
             kind_weights,
@@ -72,10 +79,11 @@ impl Profile {
             reverse_max: *rng.pick(&[8, 40]),
             burst_permille: *rng.pick(&[0, 15]),
             epoch: *rng.pick(&[0, 0, 0, 3]),
+            two_epochs_percent: 25,
             max_unread_count: *rng.pick(&[3, 7, 20, 10_000]),
             max_direct_mentions: *rng.pick(&[2, 4, 10, 1000]),
             block_messages_max: *rng.pick(&[2, 3, 4, 8]),
-            page_blocks_max: *rng.pick(&[2, 3, 4]),
+            page_blocks_max: *rng.pick(&[2, 3, 4, 12]),
             read_states_max: if tiny_caches { rng.between(1, 6) } else { 10_000 } as usize,
             channel_bytes_max: if tiny_caches {
                 rng.between(1, 4000) as usize
@@ -97,24 +105,104 @@ impl Profile {
             write_fails_percent: reliable(*rng.pick(&[2, 10])),
             write_times_out_percent: reliable(*rng.pick(&[2, 10])),
             late_percent: *rng.pick(&[5, 30]),
+            slow_load_percent: *rng.pick(&[0, 3, 20]),
+            slow_write_percent: *rng.pick(&[0, 3, 20]),
+            bytes_percent: *rng.pick(&[0, 0, 0, 10, 100]),
             lives_max: rng.between(0, 8),
+        };
+        if rng.percent(15) {
+            profile.race(rng);
         }
+        profile
+    }
+
+    /// Two owners all the time, one reading slowly what the other one is writing at once.
+    fn race(&mut self, rng: &mut Rng) {
+        self.read_states_max = rng.between(2, 20) as usize;
+        self.channel_bytes_max = rng.between(1, 1500) as usize;
+        self.write_delay_ms = 0;
+        self.settle_percent = 100;
+        self.loads_max = 256;
+        self.writes_max = 256;
+        self.load_fails_percent = 0;
+        self.write_fails_percent = 0;
+        self.write_times_out_percent = 0;
+        self.slow_load_percent = 40;
+        self.slow_write_percent = 0;
+        self.late_percent = 50;
+        self.lives_max = 8;
+        self.step_weights[Step::Store as usize] = 0;
+        self.step_weights[Step::SecondOwner as usize] = 6;
     }
 }
 
+impl Profile {
+    /// The same life with many more records, in a tree whose blocks are as large as real ones.
+    pub fn enlarge(&mut self) {
+        self.records = 20_000;
+        self.batch_records_max = 64;
+        self.channels = 1;
+        self.block_messages_max = 128;
+        self.block_mentions_max = 16_384;
+        self.page_blocks_max = 16;
+        self.write_delay_ms = 30_000;
+        self.reverse_max *= 20;
+        self.read_states_max = self.read_states_max.min(3);
+        self.channel_bytes_max = 200_000;
+        self.dirty_max = 1_000_000;
+        self.waiting_records_max = 4096;
+        self.kind_weights[7] = 0;
+    }
+}
+
+/// What may happen next.
+#[derive(Clone, Copy, Debug)]
+pub enum Step {
+    TakeRecords,
+    Complete,
+    Tick,
+    Get,
+    Overview,
+    Jump,
+    Store,
+    Crash,
+    SecondOwner,
+    Drain,
+    LateWrite,
+    Publish,
+}
+
+impl Step {
+    pub const ALL: [Step; 12] = [
+        Step::TakeRecords,
+        Step::Complete,
+        Step::Tick,
+        Step::Get,
+        Step::Overview,
+        Step::Jump,
+        Step::Store,
+        Step::Crash,
+        Step::SecondOwner,
+        Step::Drain,
+        Step::LateWrite,
+        Step::Publish,
+    ];
+}
+
+/// In the order of [`Step::ALL`].
 fn step_weights(rng: &mut Rng) -> [u64; 12] {
-    let mut weights = [0; 12];
-    weights[0] = *rng.pick(&[30, 60, 120]); // Record
-    weights[1] = *rng.pick(&[40, 100, 160]); // Complete an operation
-    weights[2] = *rng.pick(&[5, 20]); // Tick
-    weights[3] = 8; // Get
-    weights[4] = 6; // Overview, next move
-    weights[5] = 2; // Jump in time
-    weights[6] = *rng.pick(&[0, 1, 3]); // Store goes down or comes back
-    weights[7] = *rng.pick(&[0, 1, 2]); // Crash
-    weights[8] = *rng.pick(&[0, 1, 2]); // A second owner
-    weights[9] = *rng.pick(&[0, 1, 2]); // Drain
-    weights[10] = *rng.pick(&[3, 10]); // A late write lands
-    weights[11] = *rng.pick(&[8, 20]); // Publish
-    weights
+    [
+        *rng.pick(&[30, 60, 120]),
+        *rng.pick(&[40, 100, 160]),
+        *rng.pick(&[5, 20]),
+        8,
+        6,
+        2,
+        *rng.pick(&[0, 1, 3]),
+        *rng.pick(&[0, 1, 2]),
+        *rng.pick(&[0, 1, 2]),
+        *rng.pick(&[0, 1, 2]),
+        *rng.pick(&[3, 10]),
+        *rng.pick(&[8, 20]),
+    ]
 }

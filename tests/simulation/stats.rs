@@ -68,6 +68,8 @@ stats! {
     StartFromStored,
     StartFromEarlier,
     StartFromZero,
+    NewEpoch,
+    NewEpochBesideZombie,
     ZombieBegins,
     ZombieTakesRecord,
     ZombieWriteWins,

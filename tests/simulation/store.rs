@@ -8,7 +8,9 @@ use readstates::model::channel::{Block, Head, Level, Node, NodeRef, Page};
 use readstates::model::ids::{ChannelId, LogPosition, ReadStateKey, UserId};
 use readstates::model::read_state::ReadState;
 use readstates::partition::io::{LoadKey, LoadedRow, NodeKey, Write};
+use readstates::store::rows;
 
+use super::rng::Rng;
 use super::stats::{Stat, Stats};
 
 /// A channel as the store has it: everything that its head names.
@@ -32,8 +34,10 @@ pub enum Effective {
     Lost,
 }
 
-#[derive(Default)]
 pub struct FakeStore {
+    /// How many rows go through their bytes.
+    bytes_percent: u64,
+    rng: Rng,
     pub is_down: bool,
     pub read_states: BTreeMap<ReadStateKey, Rc<ReadState>>,
     pub heads: BTreeMap<ChannelId, Arc<Head>>,
@@ -56,12 +60,55 @@ fn same<T: PartialEq + std::fmt::Debug>(before: &T, now: &T, what: &str) -> Resu
 }
 
 impl FakeStore {
+    /// Has nothing yet.
+    pub fn new(bytes_percent: u64, rng: Rng) -> Self {
+        FakeStore {
+            bytes_percent,
+            rng,
+            is_down: false,
+            read_states: BTreeMap::new(),
+            heads: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            tombstones: HashMap::new(),
+            position: LogPosition::NOTHING,
+            written_read_states: HashMap::new(),
+            written_heads: HashMap::new(),
+            written_nodes: HashMap::new(),
+        }
+    }
+
+    /// A row that is written goes through its bytes and must come back the same.
+    fn check_bytes(&mut self, write: &Write) -> Result<(), String> {
+        if !self.rng.percent(self.bytes_percent) {
+            return Ok(());
+        }
+        let written_at = |place: LogPosition| place.to_bits() as i64;
+        let same = match write {
+            Write::ReadState(key, state) => rows::encode_read_state(*key, state)
+                .and_then(|bytes| rows::decode_read_state(*key, written_at(state.applied), &bytes))
+                .map(|row| row == *state),
+            Write::Head(channel, head) => rows::encode_head(*channel, head)
+                .and_then(|bytes| rows::decode_head(*channel, written_at(head.applied), &bytes))
+                .map(|row| row == **head),
+            Write::Node(key, version, node) => rows::encode_node(*key, *version, node)
+                .and_then(|bytes| rows::decode_node(*key, *version, written_at(*version), &bytes))
+                .map(|row| row == *node),
+            Write::DeleteNodesBelow(..) => Ok(true),
+        };
+        match same {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(format!("{write:?} does not come back from its bytes")),
+            Err(why) => Err(format!("{write:?} has no bytes: {why}")),
+        }
+    }
+
     /// Applies a write, whoever sent it and whenever.
     ///
     /// # Errors
     /// If a row differs from another one of the same place (invariant 2), if a head is ahead of its nodes (3), or
     /// if nodes are deleted that the head names.
     pub fn apply(&mut self, write: &Write, stats: &mut Stats) -> Result<Effective, String> {
+        self.check_bytes(write)?;
         match write {
             Write::ReadState(key, state) => self.write_read_state(*key, state),
             Write::Head(channel, head) => self.write_head(*channel, head),

@@ -2,14 +2,15 @@
 
 use readstates::model::channel::Level;
 use readstates::model::ids::{ChannelId, LogPosition, Offset, ReadStateKey, UserId};
+use readstates::partition::Phase;
 use readstates::partition::io::{
     Answer, Effect, Failure, Get, Input, LoadKey, LoadedRow, Millis, Overview, Reply, RequestId, Stamp, Write,
 };
 
 use super::judge::{Count, Evidence, Judge};
-use super::log::{Log, to_model};
+use super::log::{Epoch, Log, to_model};
 use super::owner::{Asked, Flight, OverviewTask, Owner, Request};
-use super::profile::Profile;
+use super::profile::{Profile, Step};
 use super::rng::Rng;
 use super::stats::{Stat, Stats};
 use super::store::{Effective, FakeStore};
@@ -21,7 +22,9 @@ pub type Outcome<T = ()> = Result<T, String>;
 const STAMP_LIFE_MS: u64 = 5000;
 /// A run that is healed must have nothing left to do after so many rounds.
 const ROUNDS_TO_DRAIN_MAX: usize = 3000;
-const STEPS_MAX: usize = 6000;
+/// The owners' own checks are made at every so many steps, since they take longer than a step.
+const CHECKED_STEP: u64 = 4;
+const STEPS_MAX: u64 = 6000;
 /// An overview that is alone must not have to begin again more often.
 const STAMPS_VOID_MAX: usize = 5;
 
@@ -37,11 +40,14 @@ pub struct World<'a> {
     /// Writes that timed out, or whose sender died, and land some time or never.
     late: Vec<(u64, Write)>,
     late_positions: Vec<LogPosition>,
+    /// The current one of the log's epochs.
+    epoch: usize,
     published: Count,
     /// The most that any owner ever took.
     taken_most: Count,
     now_ms: u64,
     lives: u64,
+    step: u64,
     last_owner: u64,
     last_request: u64,
     evidence: Vec<Vec<Evidence>>,
@@ -57,17 +63,19 @@ impl<'a> World<'a> {
         World {
             profile,
             log,
-            rng,
+            rng: rng.clone(),
             stats,
             options,
-            store: FakeStore::default(),
+            store: FakeStore::new(profile.bytes_percent, rng),
             owners: Vec::new(),
             late: Vec::new(),
             late_positions: Vec::new(),
+            epoch: 0,
             published: 0,
             taken_most: 0,
             now_ms: 0,
             lives: 0,
+            step: 0,
             last_owner: 0,
             last_request: 0,
             evidence,
@@ -84,26 +92,29 @@ impl<'a> World<'a> {
     pub fn run(mut self) -> Outcome {
         self.start_owner(false)?;
         let weights = self.profile.step_weights;
-        for _ in 0..STEPS_MAX {
+        for step in 0..STEPS_MAX {
+            self.step = step;
             self.now_ms += self.rng.below(self.profile.step_ms + 1);
-            match self.rng.weighted(&weights) {
-                0 => self.take_records()?,
-                1 => self.complete_some()?,
-                2 => self.tick_all()?,
-                3 => self.ask()?,
-                4 => self.go_on_with_overview()?,
-                5 => {
+            match Step::ALL[self.rng.weighted(&weights)] {
+                Step::TakeRecords => self.take_records()?,
+                Step::Complete => self.complete_some()?,
+                Step::Tick => self.tick_all()?,
+                Step::Get => self.ask()?,
+                Step::Overview => self.go_on_with_overview()?,
+                Step::Jump => {
                     self.now_ms += *self.rng.pick(&[300, 1000, 5001, 31_000]);
                     self.tick_all()?;
                 }
-                6 => self.toggle_store(),
-                7 => self.crash()?,
-                8 => self.second_owner()?,
-                9 => self.drain_or_cut()?,
-                10 => self.land_late_write()?,
-                _ => self.publish(),
+                Step::Store => self.toggle_store(),
+                Step::Crash => self.crash()?,
+                Step::SecondOwner => self.second_owner()?,
+                Step::Drain => self.drain_or_cut()?,
+                Step::LateWrite => self.land_late_write()?,
+                Step::Publish => self.publish()?,
             }
-            self.check_owners();
+            if step % CHECKED_STEP == 0 {
+                self.check_owners();
+            }
             if self.current_taken() == self.log.records.len() && self.rng.percent(2) {
                 break;
             }
@@ -124,11 +135,22 @@ impl<'a> World<'a> {
     }
 
     fn count_at(&self, position: LogPosition) -> Count {
-        if position.epoch() < self.profile.epoch {
-            return 0;
-        }
-        let offset = position.offset();
-        offset.map_or(0, |offset| self.log.count_up_to(offset.0))
+        self.log.count_at(position)
+    }
+
+    /// How many records there are up to an offset of an owner's epoch.
+    fn count_of(&self, index: usize, offset: Offset) -> Count {
+        self.count_at(LogPosition::new(self.epoch_of(index).number, offset))
+    }
+
+    /// The epoch of an owner.
+    fn epoch_of(&self, index: usize) -> &'a Epoch {
+        &self.log.epochs[self.owners[index].epoch]
+    }
+
+    /// Before the first record of the epoch that is current.
+    fn zero(&self) -> LogPosition {
+        LogPosition::start(self.log.epochs[self.epoch].number)
     }
 
     fn keep(&mut self, at: Count, evidence: Evidence) {
@@ -139,15 +161,15 @@ impl<'a> World<'a> {
 
     fn start_owner(&mut self, beside_another: bool) -> Outcome {
         self.last_owner += 1;
-        let zero = LogPosition::start(self.profile.epoch);
+        let zero = self.zero();
+        let epoch = &self.log.epochs[self.epoch];
         let stored = self.store.position.max(zero);
         let from = match self.rng.weighted(&[80, 12, 8]) {
             _ if self.healed => stored,
-            1 if self.count_at(stored) > 1 => {
+            1 if self.count_at(stored) > epoch.first + 1 => {
                 self.stats.hit(Stat::StartFromEarlier);
-                let earlier = self.rng.index(self.count_at(stored) - 1);
-                let offset = self.log.records[earlier].offset;
-                LogPosition::new(self.profile.epoch, Offset(offset))
+                let taken = self.count_at(stored) - epoch.first;
+                self.log.position_of(epoch.first + self.rng.index(taken - 1))
             }
             2 => {
                 self.stats.hit(Stat::StartFromZero);
@@ -160,11 +182,12 @@ impl<'a> World<'a> {
         };
         let clock_ms = self.rng.below(100_000);
         let taken = self.count_at(from);
-        let live_at = Offset(self.rng.below(self.log.end + 1));
+        let live_at = Offset(self.rng.below(epoch.end + 1));
         self.trace(|| format!("owner {} starts from {from} ({taken} records)", self.last_owner));
         self.owners.push(Owner {
             id: self.last_owner,
             partition: start_partition(self.profile, self.options, self.last_owner, from, live_at),
+            epoch: self.epoch,
             taken,
             is_zombie: false,
             is_draining: false,
@@ -176,6 +199,8 @@ impl<'a> World<'a> {
             clock_ms,
             load_failed: false,
             began_at: taken,
+            live_at,
+            read_states_max: self.profile.read_states_max,
         });
         if beside_another {
             self.stats.hit(Stat::ZombieBegins);
@@ -189,7 +214,7 @@ impl<'a> World<'a> {
         self.stats.count(owner.partition.counters());
         self.trace(|| format!("owner {} dies", owner.id));
         let mut writes_lost = false;
-        for flight in owner.flights {
+        for (_, flight) in owner.flights {
             match flight {
                 Flight::Write(write) if self.rng.percent(60) => {
                     writes_lost = true;
@@ -261,15 +286,74 @@ impl<'a> World<'a> {
         }
     }
 
+    /// A partition is live once it has taken what was there when it was assigned.
+    fn check_phase(&self, index: usize) -> Outcome {
+        let owner = &self.owners[index];
+        let partition = &owner.partition;
+        let next = partition.position().offset().map_or(0, |offset| offset.0 + 1);
+        let expected = if next >= owner.live_at.0 {
+            Phase::Live
+        } else {
+            Phase::CatchingUp
+        };
+        if partition.phase() == expected {
+            return Ok(());
+        }
+        Err(format!(
+            "{:?} at {next}, live at {}",
+            partition.phase(),
+            owner.live_at
+        ))
+    }
+
+    /// Invariant 9: after a tick, no more is cached than the share allows, or than is not in the store yet.
+    fn check_capacity(&self, index: usize) -> Outcome {
+        let owner = &self.owners[index];
+        let standing = owner.partition.standing();
+        let loads = |flight: &Flight| matches!(flight, Flight::Load { .. } | Flight::Loaded { .. });
+        let is_quiet = !owner.flights.iter().any(|(_, flight)| loads(flight));
+        let most = owner.read_states_max.max(standing.dirty);
+        if is_quiet && standing.read_states_cached > most {
+            return Err(format!("invariant 9: capacity {most}, but {standing:?}"));
+        }
+        Ok(())
+    }
+
     fn any_owner(&mut self) -> usize {
         self.rng.index(self.owners.len())
     }
 
     // ---- The log
 
-    fn publish(&mut self) {
-        let more = self.rng.between(1, 12) as usize;
-        self.published = (self.published + more).min(self.log.records.len());
+    fn publish(&mut self) -> Outcome {
+        let more = self.rng.between(1, 3 * self.profile.batch_records_max) as usize;
+        let last = self.log.epochs[self.epoch].last;
+        self.published = (self.published + more).min(last);
+        let is_all_durable = self.count_at(self.store.position) == last;
+        if self.epoch + 1 < self.log.epochs.len() && is_all_durable && self.rng.percent(30) {
+            return self.replace_stream();
+        }
+        Ok(())
+    }
+
+    /// Everything of the stream is in the store: it is replaced by the next one, of a higher epoch. An owner of the old
+    /// one may linger.
+    fn replace_stream(&mut self) -> Outcome {
+        self.stats.hit(Stat::NewEpoch);
+        self.epoch += 1;
+        let epoch = self.log.epochs[self.epoch].number;
+        self.trace(|| format!("epoch {epoch} begins"));
+        while self.owners.len() > 1 {
+            self.kill(0);
+        }
+        let lingers = !self.healed && self.rng.percent(60);
+        if lingers {
+            self.owners[0].is_zombie = true;
+            self.stats.hit(Stat::NewEpochBesideZombie);
+        } else {
+            self.kill(0);
+        }
+        self.start_owner(lingers)
     }
 
     fn take_records(&mut self) -> Outcome {
@@ -283,8 +367,9 @@ impl<'a> World<'a> {
             }
             self.stats.hit(Stat::RecordTakenWhilePaused);
         }
-        for _ in 0..self.rng.between(1, 4) {
-            if self.owners[index].taken >= self.published {
+        for _ in 0..self.rng.between(1, self.profile.batch_records_max) {
+            let owner = &self.owners[index];
+            if owner.taken >= self.published.min(self.epoch_of(index).last) {
                 return self.reach_the_end(index);
             }
             self.take_record(index)?;
@@ -308,20 +393,21 @@ impl<'a> World<'a> {
             offset: Offset(record.offset),
             event: event.map(|(channel, event)| to_model(*channel, event)),
         };
-        self.handle(index, input)
+        self.handle(index, input)?;
+        self.check_phase(index)
     }
 
     fn reach_the_end(&mut self, index: usize) -> Outcome {
         let taken = self.owners[index].taken;
-        let from = match taken.checked_sub(1) {
-            None => 0,
-            Some(last) => self.log.records[last].offset + 1,
+        let epoch = self.epoch_of(index);
+        let from = match taken {
+            none if none == epoch.first => 0,
+            some => self.log.records[some - 1].offset + 1,
         };
-        let to = self
-            .log
-            .records
-            .get(taken)
-            .map_or(self.log.end, |next| next.offset);
+        let to = match taken {
+            all if all == epoch.last => epoch.end,
+            some => self.log.records[some].offset,
+        };
         let next = if self.healed {
             to
         } else {
@@ -365,14 +451,14 @@ impl<'a> World<'a> {
         for effect in out.drain(..) {
             let retried = matches!(effect, Effect::Load { attempt: 1.., .. });
             self.stats.hit_if(retried, Stat::LoadRetried);
-            match self.owners[index].take_up(effect) {
-                None => {}
-                Some(Effect::Reply { request, reply }) => {
+            match Flight::of(effect) {
+                Ok(flight) => self.take_off(index, flight),
+                Err(Effect::Reply { request, reply }) => {
                     let at_once = asked == Some(request);
                     self.take_reply(index, request, reply, at_once)?;
                 }
-                Some(Effect::Drained) => self.take_drained(index)?,
-                Some(other) => return Err(format!("nobody does {other:?}")),
+                Err(Effect::Drained) => self.take_drained(index)?,
+                Err(other) => return Err(format!("nobody does {other:?}")),
             }
         }
         Ok(())
@@ -387,7 +473,7 @@ impl<'a> World<'a> {
         let (id, applied) = (owner.id, owner.partition.standing().applied);
         self.stats.hit(Stat::Drained);
         self.trace(|| format!("owner {id} is drained at {applied}"));
-        let stored = self.store.position.max(LogPosition::start(self.profile.epoch));
+        let stored = self.store.position.max(self.zero());
         if stored < applied {
             return Err(format!(
                 "owner {id} is drained at {applied}, but {stored} is stored"
@@ -404,6 +490,7 @@ impl<'a> World<'a> {
                 self.change_share(index);
             }
             self.handle(index, Input::Tick)?;
+            self.check_capacity(index)?;
             let now = self.owners[index].clock(self.now_ms);
             let mut overdue = self.owners[index].requests.iter();
             if let Some((request, _)) = overdue.find(|(_, asked)| asked.deadline < now) {
@@ -430,6 +517,7 @@ impl<'a> World<'a> {
             share.dirty = (share.dirty / 2).max(2);
         }
         self.stats.hit(Stat::ShareChanged);
+        self.owners[index].read_states_max = share.read_states;
         self.owners[index].partition.set_share(share);
     }
 
@@ -453,10 +541,24 @@ impl<'a> World<'a> {
                 return Ok(());
             }
             let flight = self.rng.index(flights);
-            let flight = self.owners[index].flights.swap_remove(flight);
+            if self.owners[index].flights[flight].0 > self.step {
+                continue;
+            }
+            let (_, flight) = self.owners[index].flights.swap_remove(flight);
             self.complete(index, flight)?;
         }
         Ok(())
+    }
+
+    /// An operation begins, or goes on; a slow one takes many steps.
+    fn take_off(&mut self, index: usize, flight: Flight) {
+        let slow_percent = match flight {
+            Flight::Load { .. } | Flight::Loaded { .. } => self.profile.slow_load_percent,
+            _ => self.profile.slow_write_percent,
+        };
+        let slow = self.rng.percent(slow_percent);
+        let steps = if slow { self.rng.between(10, 150) } else { 0 };
+        self.owners[index].flights.push((self.step + steps, flight));
     }
 
     fn complete(&mut self, index: usize, flight: Flight) -> Outcome {
@@ -498,7 +600,7 @@ impl<'a> World<'a> {
         self.note_load(index, key, &row);
         if self.is_late() {
             self.stats.hit(Stat::LoadAnsweredLate);
-            self.owners[index].flights.push(Flight::Loaded { token, row });
+            self.take_off(index, Flight::Loaded { token, row });
             return Ok(());
         }
         self.deliver_row(index, token, row)
@@ -540,14 +642,14 @@ impl<'a> World<'a> {
                 self.stats.hit(Stat::WriteTimedOut);
                 self.late.push((id, write.clone()));
             }
-            self.owners[index].flights.push(Flight::Write(write));
+            self.take_off(index, Flight::Write(write));
             return Ok(());
         }
         if !self.healed && self.rng.percent(self.profile.write_times_out_percent) {
             // It is in the store, but nobody hears of it: it is sent again.
             self.stats.hit(Stat::WriteTimedOut);
             self.apply_write(id, &write)?;
-            self.owners[index].flights.push(Flight::Write(write));
+            self.take_off(index, Flight::Write(write));
             return Ok(());
         }
         let effective = self.apply_write(id, &write)?;
@@ -560,7 +662,7 @@ impl<'a> World<'a> {
         let acknowledged = write.key();
         if self.is_late() {
             self.stats.hit(Stat::WriteAcknowledgedLate);
-            self.owners[index].flights.push(Flight::Written(acknowledged));
+            self.take_off(index, Flight::Written(acknowledged));
             return Ok(());
         }
         self.handle(index, Input::Written(acknowledged))
@@ -613,12 +715,12 @@ impl<'a> World<'a> {
             if self.rng.percent(40) {
                 self.late_positions.push(position);
             }
-            self.owners[index].flights.push(Flight::StorePosition(position));
+            self.take_off(index, Flight::StorePosition(position));
             return Ok(());
         }
         self.apply_position(position);
         if self.is_late() {
-            self.owners[index].flights.push(Flight::PositionStored(position));
+            self.take_off(index, Flight::PositionStored(position));
             return Ok(());
         }
         self.handle(index, Input::PositionStored(position))
@@ -686,10 +788,10 @@ impl<'a> World<'a> {
         let index = self.any_owner();
         let keys = (0..self.rng.between(1, 4)).map(|_| self.any_key()).collect();
         let taken = self.owners[index].taken;
-        let after = self.rng.percent(25).then(|| {
-            let last = self.log.records.len() - 1;
-            let near = (taken + self.rng.index(4)).saturating_sub(1).min(last);
-            Offset(self.log.records[near].offset)
+        let epoch = self.epoch_of(index);
+        let after = (self.rng.percent(25) && epoch.first < epoch.last).then(|| {
+            let near = (taken + self.rng.index(4)).saturating_sub(1);
+            Offset(self.log.records[near.clamp(epoch.first, epoch.last - 1)].offset)
         });
         let deadline = self.any_deadline(index);
         self.get(index, keys, after, deadline)
@@ -704,7 +806,7 @@ impl<'a> World<'a> {
     ) -> Outcome {
         let request = self.next_request();
         let asked_at = self.owners[index].taken;
-        let after_count = after.map_or(0, |after| self.log.count_up_to(after.0));
+        let after_count = after.map_or(0, |after| self.count_of(index, after));
         self.stats.hit(Stat::Get);
         self.stats.hit_if(after_count > asked_at, Stat::GetAfterAhead);
         self.trace(|| {
@@ -902,7 +1004,10 @@ impl<'a> World<'a> {
         if answer.key != key {
             return Err(format!("{key:?} was answered with {answer:?}"));
         }
-        let at = answer.position.map_or(0, |offset| self.log.count_up_to(offset.0));
+        let nothing = self.epoch_of(index).first;
+        let at = answer
+            .position
+            .map_or(nothing, |offset| self.count_of(index, offset));
         let after = match asked.what {
             Asked::Get { after, .. } => after,
             _ => 0,
@@ -966,7 +1071,7 @@ impl<'a> World<'a> {
     fn finish(&mut self) -> Outcome {
         self.healed = true;
         self.store.is_down = false;
-        self.published = self.log.records.len();
+        self.published = self.log.epochs[self.epoch].last;
         while self.owners.len() > 1 {
             self.kill(0);
         }
@@ -983,16 +1088,22 @@ impl<'a> World<'a> {
             self.kill(0);
             self.start_owner(false)?;
         }
-        let end = self.log.records.len();
         self.trace(|| "everything is healed".to_owned());
-        let caught_up = |world: &Self| world.count_at(world.store.position) == end;
-        self.settle("store everything", caught_up)?;
+        loop {
+            self.published = self.log.epochs[self.epoch].last;
+            let all_stored = |world: &Self| world.count_at(world.store.position) == world.published;
+            self.settle("store everything", all_stored)?;
+            if self.published == self.log.records.len() {
+                break;
+            }
+            self.replace_stream()?;
+        }
         self.ask_all()?;
         self.drain(0)?;
         self.settle("drain at the end", |world| world.owners[0].is_drained)?;
         self.kill(0);
         self.start_owner(false)?;
-        if self.owners[0].taken != end {
+        if self.owners[0].taken != self.published {
             return Err(format!(
                 "the drained partition starts again at {}",
                 self.owners[0].taken
@@ -1003,8 +1114,9 @@ impl<'a> World<'a> {
 
     /// Liveness: what is healed comes to its end within a bound.
     fn settle(&mut self, what: &str, is_done: impl Fn(&Self) -> bool) -> Outcome {
-        for _ in 0..ROUNDS_TO_DRAIN_MAX {
-            while let Some(flight) = self.owners[0].flights.pop() {
+        let mut rounds = 0;
+        while rounds < ROUNDS_TO_DRAIN_MAX {
+            while let Some((_, flight)) = self.owners[0].flights.pop() {
                 self.complete(0, flight)?;
             }
             if is_done(self) {
@@ -1018,13 +1130,14 @@ impl<'a> World<'a> {
                 }
                 self.reach_the_end(0)?;
             }
+            rounds += 1;
             self.now_ms += 500;
             self.tick_all()?;
         }
         let stored = self.store.position;
         Err(format!(
-            "liveness: could not {what}, {stored} of {} is stored",
-            self.log.end
+            "liveness: could not {what}, {stored} is stored of {} records",
+            self.published
         ))
     }
 

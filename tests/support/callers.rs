@@ -99,11 +99,7 @@ impl Caller {
             let subject = self
                 .subjects
                 .partition_get(readstates::model::ids::PartitionId(partition));
-            until(async || {
-                let reply = self.try_raw(&subject, &[], b"").await;
-                reply.is_some_and(|reply| code(&reply).is_none())
-            })
-            .await;
+            until(async || self.is_answered(&subject, b"").await).await;
         }
         until(async || self.gather(&self.subjects.status(), b"").await.len() as u32 == instances).await;
     }
@@ -147,23 +143,27 @@ impl Caller {
     /// # Panics
     /// If nobody answers within 10 s: each question has an answer.
     pub async fn raw(&self, subject: &str, headers: &[(&str, &str)], payload: &[u8]) -> Message {
-        self.try_raw(subject, headers, payload)
-            .await
-            .unwrap_or_else(|| panic!("no answer on {subject}"))
-    }
-
-    pub async fn try_raw(&self, subject: &str, headers: &[(&str, &str)], payload: &[u8]) -> Option<Message> {
+        let headers: HeaderMap = headers
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .collect();
         let mut request = Request::new()
             .payload(payload.to_vec().into())
             .timeout(Some(Duration::from_secs(10)));
         if !headers.is_empty() {
-            let headers: HeaderMap = headers
-                .iter()
-                .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
-                .collect();
             request = request.headers(headers);
         }
-        self.client.send_request(subject.to_owned(), request).await.ok()
+        let reply = self.client.send_request(subject.to_owned(), request).await;
+        reply.unwrap_or_else(|error| panic!("{subject}: {error}"))
+    }
+
+    /// Whether there is an answer within a moment that is no error.
+    pub async fn is_answered(&self, subject: &str, payload: &[u8]) -> bool {
+        let request = Request::new()
+            .payload(payload.to_vec().into())
+            .timeout(Some(Duration::from_millis(200)));
+        let reply = self.client.send_request(subject.to_owned(), request).await;
+        reply.is_ok_and(|reply| code(&reply).is_none())
     }
 
     /// Whether the server says so. A request that comes while a subscription ends may get lost instead.

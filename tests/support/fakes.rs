@@ -32,6 +32,8 @@ struct State {
     failures: HashMap<ReadStateKey, Failure>,
     overloaded: BTreeSet<PartitionId>,
     store_down: bool,
+    /// Where it is not `live`.
+    phases: BTreeMap<PartitionId, &'static str>,
     handed_over: Vec<(PartitionId, UserRows)>,
 }
 
@@ -85,6 +87,10 @@ impl World {
 
     pub fn overload(&self, partition: PartitionId) {
         self.state.lock().unwrap().overloaded.insert(partition);
+    }
+
+    pub fn set_phase(&self, partition: PartitionId, phase: &'static str) {
+        self.state.lock().unwrap().phases.insert(partition, phase);
     }
 
     pub fn set_store_down(&self, down: bool) {
@@ -230,13 +236,15 @@ impl Partitions for FakePartitions {
     }
 
     async fn status(&self) -> Vec<Status> {
+        let phases = self.world.state.lock().unwrap().phases.clone();
         let status = |partition: &PartitionId| Status {
             partition: *partition,
             applied: Some(Offset(41)),
             durable: None,
             end: Some(Offset(42)),
             applied_lag_records: 1,
-            phase: "live",
+            phase: phases.get(partition).copied().unwrap_or("live"),
+            events: [1, 2, 3, 4, 5, 6, 7, 8],
             ..Status::default()
         };
         self.live.borrow().iter().rev().map(status).collect()

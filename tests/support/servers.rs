@@ -34,7 +34,16 @@ macro_rules! server {
 
             /// The same with further arguments for its script.
             pub fn start_with(arguments: &[&str]) -> Self {
-                $name(Server::start($kind, arguments))
+                let mut server = Server::new($kind, arguments);
+                server.restart();
+                $name(server)
+            }
+
+            /// The same without waiting until it answers, as for one that only answers over TLS.
+            pub fn start_unready(arguments: &[&str]) -> Self {
+                let mut server = Server::new($kind, arguments);
+                server.start_again();
+                $name(server)
             }
         }
 
@@ -84,16 +93,14 @@ pub struct Server {
 }
 
 impl Server {
-    fn start(kind: Kind, arguments: &[&str]) -> Self {
-        let mut server = Server {
+    fn new(kind: Kind, arguments: &[&str]) -> Self {
+        Server {
             kind,
             dir: fresh_dir(kind.name),
             ports: free_ports(kind.ports),
             arguments: arguments.iter().map(ToString::to_string).collect(),
             process: None,
-        };
-        server.restart();
-        server
+        }
     }
 
     /// Where clients connect.

@@ -27,6 +27,8 @@ pub(crate) struct Log {
 impl Log {
     fn line(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         use RDKafkaLogLevel as L;
+        // Properties are shared by consumers and producers: that one of them has no use for some is no news.
+        let level = if facility == "CONFWARN" { L::Debug } else { level };
         match level {
             L::Emerg | L::Alert | L::Critical | L::Error | L::Warning => {
                 tracing::warn!(target: "librdkafka", facility, "{message}");

@@ -22,11 +22,11 @@ use tokio::sync::Semaphore;
 pub use self::connect::ConnectError;
 pub use self::schema::GENERATION;
 use self::statements::Statements;
-use super::metrics::StoreMetrics;
 use super::rows::{self, RowError, RowName};
 use super::{Store, StoreError, StoredPosition};
 use crate::model::ids::{ChannelId, LogPosition, PartitionId, ReadStateKey, UserId};
 use crate::model::read_state::ReadState;
+use crate::ops::metrics::StoreMetrics;
 use crate::partition::io::{LoadKey, LoadedRow, NodeKey, Write};
 
 /// How long a request may take. Longer than the server's own limits (2 s for a write, 5 s for a read by default), since
@@ -128,7 +128,10 @@ impl CassandraStore {
         let started = Instant::now();
         let result = self.shared.session.execute_unpaged(statement, values).await;
         let result = result.map(drop).map_err(|error| unanswered(row, error));
-        self.shared.metrics.writes.ended(started, &result);
+        self.shared
+            .metrics
+            .writes
+            .ended(result.is_ok(), started.elapsed());
         result
     }
 
@@ -147,7 +150,7 @@ impl CassandraStore {
             .map_err(|error| unanswered(&what, error))
             .and_then(|result| rows_of(&what, result))
             .and_then(|rows| make(&rows));
-        self.shared.metrics.reads.ended(started, &result);
+        self.shared.metrics.reads.ended(result.is_ok(), started.elapsed());
         result
     }
 

@@ -1,5 +1,6 @@
 //! Rows come back as they were written; whatever else is read is an error and never a panic; and the bytes of a format
 //! version never change.
+#![allow(clippy::unwrap_used)]
 
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
