@@ -589,6 +589,7 @@ async fn a_session_that_expired_is_not_drained() {
     let member = start(&settings, &stream, &Positions::default());
     let (owners, stats) = (&member.owners, member.source.stats());
     until("the end", || owners.see(0, Seen::caught_up) == Some(100)).await;
+    assert!(stats.is_connected.load(Ordering::Relaxed));
     kafka.pause();
     until("the session is over", || stats.lost.load(Ordering::Relaxed) == 1).await;
     until("nothing is owned", || owners.owned().is_empty()).await;
@@ -609,6 +610,10 @@ async fn a_session_that_expired_is_not_drained() {
     });
 
     // The end comes all the same when nobody is there to say good-bye to.
+    kafka.kill9();
+    until("it is noticed", || !stats.is_connected.load(Ordering::Relaxed)).await;
+    kafka.restart();
+    until("and its return", || stats.is_connected.load(Ordering::Relaxed)).await;
     kafka.kill9();
     let stopping = tokio::time::timeout(DEADLINE, member.source.stop());
     stopping.await.expect("the source ends without a broker").unwrap();

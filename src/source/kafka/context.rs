@@ -1,7 +1,7 @@
 //! What librdkafka calls back: rebalances, commits, errors and log lines. Everything on the thread that polls.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -12,6 +12,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::SourceStats;
 use crate::model::ids::PartitionId;
 
 /// The same error is logged once in this time.
@@ -83,11 +84,32 @@ pub(crate) struct PlainContext {
 client_context!(PlainContext);
 
 /// Of the client that reads.
-#[derive(Default)]
 pub(super) struct FetcherContext {
     log: Log,
+    stats: Arc<SourceStats>,
 }
-client_context!(FetcherContext);
+
+impl FetcherContext {
+    pub fn new(stats: Arc<SourceStats>) -> Self {
+        FetcherContext {
+            log: Log::default(),
+            stats,
+        }
+    }
+}
+
+impl ClientContext for FetcherContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.log.line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.stats.is_connected.store(false, Ordering::Relaxed);
+        }
+        self.log.error(&error, reason);
+    }
+}
 impl ConsumerContext for FetcherContext {}
 
 /// What the group tells.

@@ -23,7 +23,7 @@ mod reading;
 mod settings;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -102,9 +102,10 @@ impl KafkaSource {
     ) -> Result<(Self, mpsc::Receiver<SourceFailure>), String> {
         let (tell_group, group) = crossbeam_channel::unbounded::<GroupEvent>();
         let not_taken = |error| format!("librdkafka does not take the settings of stream.kafka: {error}");
+        let stats = Arc::new(SourceStats::default());
         let fetcher: BaseConsumer<FetcherContext> = settings
             .fetcher()
-            .create_with_context(FetcherContext::default())
+            .create_with_context(FetcherContext::new(stats.clone()))
             .map_err(not_taken)?;
         let member: BaseConsumer<MemberContext> = settings
             .member()
@@ -118,7 +119,6 @@ impl KafkaSource {
         let (tell_located, located) = crossbeam_channel::unbounded();
         let (failures, failed) = mpsc::channel(FAILURES_MAX);
         let (fetcher, topic) = (Arc::new(fetcher), Arc::<str>::from(settings.topic.as_str()));
-        let stats = Arc::new(SourceStats::default());
         let stream = StreamIdentity {
             stream_id: stream.stream_id.clone(),
             partition_count: stream.partition_count,
@@ -201,6 +201,8 @@ pub struct SourceStats {
     pub lost: AtomicU64,
     /// Partitions that are paused now since their owners take no more.
     pub paused: AtomicU64,
+    /// Whether a broker answers. Where there is nothing to read it takes up to a second to notice that one does again.
+    pub is_connected: AtomicBool,
     committed: Mutex<BTreeMap<PartitionId, Offset>>,
 }
 

@@ -1,6 +1,7 @@
 //! Reading: polls librdkafka, gathers records and offers them, notices ends and trouble.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -8,12 +9,12 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message, Offset as KafkaOffset, TopicPartitionList};
 
-use super::SourceFailure;
 use super::context::FetcherContext;
 use super::lifecycle::{Event, Phase};
 use super::locate::ask_bounds;
 use super::owned::Owned;
 use super::reader::Reader;
+use super::{SourceFailure, SourceStats};
 use crate::model::ids::{Offset, PartitionId};
 use crate::source::Owners;
 use crate::store::Store;
@@ -170,25 +171,31 @@ impl<O: Owners, S: Store> Reader<O, S> {
         }
     }
 
-    /// Asks for the ends of those partitions that have not come to theirs, unless the last asking still goes on.
+    /// Asks for the ends of those partitions that have not come to theirs, unless the last asking still goes on. While
+    /// no broker answers, some partition is asked for all the same, to notice when one does.
     pub fn ask_ends(&mut self) {
         if self.asking_ends.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
-        let behind = self.those(|owned| {
+        let mut behind = self.those(|owned| {
             !owned.at_end && matches!(owned.phase, Phase::Running | Phase::Paused | Phase::Checking)
         });
-        if behind.is_empty() {
-            return;
+        let nobody_is = behind.is_empty();
+        if nobody_is {
+            if self.stats.is_connected.load(Ordering::Relaxed) {
+                return;
+            }
+            behind.push(PartitionId(0));
         }
-        let (owners, fetcher, topic) = (self.owners.clone(), self.fetcher.clone(), self.topic.clone());
-        let ask = Asking {
-            owners,
-            fetcher,
-            topic,
+        let asking = Asking {
+            owners: self.owners.clone(),
+            fetcher: self.fetcher.clone(),
+            topic: self.topic.clone(),
+            stats: self.stats.clone(),
             partitions: behind,
+            only_looks: nobody_is,
         };
-        self.asking_ends = Some(self.runtime.spawn(ask.run()));
+        self.asking_ends = Some(self.runtime.spawn(asking.run()));
     }
 
     /// Reading a partition always begins by an assignment with an explicit offset, after a pause too: pausing and
@@ -259,13 +266,19 @@ struct Asking<O> {
     owners: O,
     fetcher: Arc<BaseConsumer<FetcherContext>>,
     topic: Arc<str>,
+    stats: Arc<SourceStats>,
     partitions: Vec<PartitionId>,
+    /// Nobody waits for the answer.
+    only_looks: bool,
 }
 
 impl<O: Owners> Asking<O> {
     async fn run(self) {
         for partition in self.partitions {
-            match ask_bounds(&self.fetcher, &self.topic, partition).await {
+            let asked = ask_bounds(&self.fetcher, &self.topic, partition).await;
+            self.stats.is_connected.store(asked.is_ok(), Ordering::Relaxed);
+            match asked {
+                Ok(_) if self.only_looks => {}
                 Ok((_, end)) => self.owners.end_seen(partition, Offset(end)),
                 Err(error) => {
                     tracing::debug!(topic = &*self.topic, %partition, error, "can't ask for the end");

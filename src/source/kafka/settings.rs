@@ -6,7 +6,7 @@ use std::fmt;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
-use crate::config::{Secret, Stream};
+use crate::config::Secret;
 
 /// What the source, the dead letters and `publish` need to know of Kafka: `[stream.kafka]` and `stream.epoch`.
 #[derive(Clone)]
@@ -27,26 +27,6 @@ pub struct KafkaSettings {
     pub properties: BTreeMap<String, String>,
     /// `stream.epoch`.
     pub epoch: u32,
-}
-
-impl From<&Stream> for KafkaSettings {
-    fn from(stream: &Stream) -> Self {
-        let kafka = &stream.kafka;
-        KafkaSettings {
-            brokers: kafka.brokers.clone(),
-            topic: kafka.topic.clone(),
-            group: kafka.group.clone(),
-            partitions: kafka.partitions,
-            replication: kafka.replication,
-            password: kafka.password.clone(),
-            properties: kafka
-                .properties
-                .iter()
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect(),
-            epoch: stream.epoch,
-        }
-    }
 }
 
 impl fmt::Debug for KafkaSettings {
