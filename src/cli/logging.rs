@@ -1,5 +1,7 @@
 //! Where log lines go.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
@@ -18,6 +20,7 @@ pub fn start(log: &Log, quiet: bool) {
     let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("warn,readstates=info"));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     // It fails where a test has started logging already.
     let _ = match log.format {

@@ -17,6 +17,9 @@ use crate::model::ids::PartitionId;
 /// The same error is logged once in this time.
 const REPEAT_AFTER: Duration = Duration::from_secs(30);
 
+/// Consumers and producers are given the same `stream.kafka.properties`, and each ignores what is for the other.
+const OTHER_CLIENTS_PROPERTY: &str = "property and will be ignored by this";
+
 /// Logs what librdkafka says, each error once in a while.
 #[derive(Default)]
 pub(crate) struct Log {
@@ -26,6 +29,9 @@ pub(crate) struct Log {
 impl Log {
     fn line(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         use RDKafkaLogLevel as L;
+        if message.contains(OTHER_CLIENTS_PROPERTY) {
+            return tracing::debug!(target: "librdkafka", facility, "{message}");
+        }
         match level {
             L::Emerg | L::Alert | L::Critical | L::Error | L::Warning => {
                 tracing::warn!(target: "librdkafka", facility, "{message}");
