@@ -3,3 +3,4 @@
 
 pub mod owners;
 pub mod servers;
+pub mod service;

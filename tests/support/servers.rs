@@ -285,7 +285,7 @@ fn script(name: &str) -> PathBuf {
 }
 
 /// An empty folder that names this process, so that what a process left behind that was killed can be told and removed.
-fn fresh_dir(name: &str) -> PathBuf {
+pub fn fresh_dir(name: &str) -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let all = Path::new(env!("CARGO_TARGET_TMPDIR")).join("servers");
     for left in fs::read_dir(&all).into_iter().flatten().flatten() {
@@ -308,7 +308,7 @@ fn fresh_dir(name: &str) -> PathBuf {
 
 /// Starts a process from a thread that lives as long as this process: the kernel's death signal (`--pdeathsig`) comes
 /// when the starting *thread* ends, and that of a test ends with the test.
-fn spawn(command: Command) -> Child {
+pub fn spawn(command: Command) -> Child {
     type Order = (Command, Sender<std::io::Result<Child>>);
     static STARTER: OnceLock<Sender<Order>> = OnceLock::new();
     let starter = STARTER.get_or_init(|| {

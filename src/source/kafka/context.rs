@@ -18,6 +18,9 @@ use crate::model::ids::PartitionId;
 /// The same error is logged once in this time.
 const REPEAT_AFTER: Duration = Duration::from_secs(30);
 
+/// Consumers and producers are given the same `stream.kafka.properties`, and each ignores what is for the other.
+const OTHER_CLIENTS_PROPERTY: &str = "property and will be ignored by this";
+
 /// Logs what librdkafka says, each error once in a while.
 #[derive(Default)]
 pub(crate) struct Log {
@@ -27,8 +30,9 @@ pub(crate) struct Log {
 impl Log {
     fn line(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         use RDKafkaLogLevel as L;
-        // Properties are shared by consumers and producers: that one of them has no use for some is no news.
-        let level = if facility == "CONFWARN" { L::Debug } else { level };
+        if message.contains(OTHER_CLIENTS_PROPERTY) {
+            return tracing::debug!(target: "librdkafka", facility, "{message}");
+        }
         match level {
             L::Emerg | L::Alert | L::Critical | L::Error | L::Warning => {
                 tracing::warn!(target: "librdkafka", facility, "{message}");

@@ -1,0 +1,249 @@
+//! The program itself, as processes: `readstates serve` and `readstates publish` on real servers.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::servers::{free_ports, fresh_dir, spawn};
+
+/// How much of an instance's log a panic shows.
+const LOG_TAIL_LINES: usize = 40;
+/// Draining has 10 s, answering 2 s more.
+const STOP_DEADLINE: Duration = Duration::from_secs(40);
+
+/// Of records that can't be used.
+const EXPECTED_COMPLAINTS: &[&str] = &["a record can't be used"];
+
+/// What all instances of a deployment have in common: a topic, group, keyspace and subject prefix of its own.
+#[derive(Clone, Debug)]
+pub struct Deployment {
+    /// All of these are called so, more or less.
+    pub name: String,
+    pub brokers: String,
+    pub nats: String,
+    pub cassandra: String,
+    pub partitions: u32,
+    /// Further settings.
+    pub settings: Vec<(&'static str, String)>,
+}
+
+impl Deployment {
+    pub fn keyspace(&self) -> String {
+        format!("ks_{}", self.name)
+    }
+
+    pub fn topic(&self) -> String {
+        format!("{}-events", self.name)
+    }
+
+    pub fn group(&self) -> String {
+        format!("{}-group", self.name)
+    }
+
+    /// Half of what the servers need comes by the environment, half by flags.
+    fn command(&self, command: &str, more: &[(&str, String)]) -> Command {
+        // setpriv: the process must not outlive the test, whatever ends that.
+        let mut started = Command::new("setpriv");
+        started
+            .args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_readstates"), command])
+            .env_clear()
+            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+            .env("READSTATES_STREAM__KAFKA__BROKERS", &self.brokers)
+            .env("READSTATES_STREAM__KAFKA__TOPIC", self.topic())
+            .env("READSTATES_STREAM__KAFKA__GROUP", self.group())
+            .env("READSTATES_NATS__URL", &self.nats)
+            .env("READSTATES_STORE__CASSANDRA__KEYSPACE", self.keyspace());
+        let flags = [
+            ("stream.kafka.partitions", self.partitions.to_string()),
+            ("nats.subject_prefix", self.name.clone()),
+            ("store.cassandra.nodes", self.cassandra.clone()),
+        ];
+        for (name, value) in flags.iter().chain(&self.settings).chain(more) {
+            started.arg("--set").arg(format!("{name}={value}"));
+        }
+        started
+    }
+
+    /// Starts an instance, and does not wait for anything.
+    pub fn serve(&self, name: &str, more: &[(&str, String)]) -> Service {
+        let dir = fresh_dir(&format!("{}-{name}", self.name));
+        let admin = format!("127.0.0.1:{}", free_ports(1)[0]);
+        let mut more = more.to_vec();
+        more.push(("admin.listen", admin.clone()));
+        let mut command = self.command("serve", &more);
+        let log = dir.join("serve.log");
+        let output = File::create(&log).unwrap();
+        command
+            .current_dir(&dir)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output);
+        Service {
+            name: name.to_owned(),
+            process: spawn(command),
+            admin,
+            dir,
+            log,
+        }
+    }
+
+    /// Publishes lines of JSON by the command, and returns what it said about it.
+    ///
+    /// # Panics
+    /// If it does not end with status 0.
+    pub fn publish(&self, lines: &[u8]) -> String {
+        let mut command = self.command("publish", &[]);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut process = spawn(command);
+        let mut input = process.stdin.take().unwrap();
+        // A publisher that ended early says why below.
+        let written = input.write_all(lines);
+        drop(input);
+        let output = process.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            output.status.success() && written.is_ok(),
+            "publish: {} {said}",
+            output.status
+        );
+        said
+    }
+}
+
+/// One instance.
+pub struct Service {
+    name: String,
+    process: Child,
+    admin: String,
+    dir: PathBuf,
+    log: PathBuf,
+}
+
+impl Service {
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Ends it as a crash does (SIGKILL).
+    ///
+    /// # Panics
+    /// If it had ended by itself.
+    pub fn kill9(&mut self) {
+        self.assert_runs();
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Asks it to stop (SIGTERM), and waits until it has ended.
+    ///
+    /// # Panics
+    /// With its log, if it takes too long or had ended by itself.
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.assert_runs();
+        self.signal("TERM");
+        let deadline = Instant::now() + STOP_DEADLINE;
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{} does not end:\n{}",
+                self.name,
+                self.log_tail()
+            );
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Sends a signal, by its name without SIG.
+    pub fn signal(&self, name: &str) {
+        let id = self.process.id().to_string();
+        let sent = Command::new("kill")
+            .args([&format!("-{name}"), &id])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+    }
+
+    /// # Panics
+    /// With its log, if it has ended.
+    pub fn assert_runs(&mut self) {
+        if let Some(status) = self.process.try_wait().unwrap() {
+            panic!("{} has ended with {status}:\n{}", self.name, self.log_tail());
+        }
+    }
+
+    /// The sum over all series of a metric whose labels contain `label`.
+    pub fn metric(&self, name: &str, label: &str) -> f64 {
+        let page = self.page("/metrics");
+        let series = page.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            let (labels, value) = rest.rsplit_once(' ')?;
+            let is_it = labels.is_empty() || labels.starts_with('{');
+            (is_it && labels.contains(label)).then(|| value.parse::<f64>().unwrap())
+        });
+        series.sum()
+    }
+
+    /// What `admin.listen` answers.
+    pub fn page(&self, path: &str) -> String {
+        let mut connection = TcpStream::connect(&self.admin).unwrap();
+        connection
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        write!(
+            connection,
+            "GET {path} HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// What its log says more than that all is well, apart from what tests do
+    /// on purpose.
+    pub fn complaints(&self) -> Vec<String> {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let is_one = |line: &&str| {
+            let is_loud = ["WARN", "ERROR", "panicked"]
+                .iter()
+                .any(|word| line.contains(word));
+            is_loud && !EXPECTED_COMPLAINTS.iter().any(|expected| line.contains(expected))
+        };
+        log.lines().filter(is_one).map(str::to_owned).collect()
+    }
+
+    /// The end of its log.
+    pub fn log_tail(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
+        tail.join("\n")
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if thread::panicking() {
+            eprintln!(
+                "--- the log of {} ({}) ends so:\n{}",
+                self.name,
+                self.log.display(),
+                self.log_tail()
+            );
+        } else {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}

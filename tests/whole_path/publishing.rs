@@ -1,0 +1,303 @@
+//! Publishes a history, by the command and by a producer of the test's own, and remembers what was sent.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use prost::Message as _;
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders, OwnedMessage};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::{ClientConfig, ClientContext, Message};
+use readstates::model::ids::ChannelId;
+use readstates::wire::json::to_json;
+use readstates::wire::partitioner::partition_of;
+use readstates::wire::proto::v1::event::Kind;
+use readstates::wire::proto::v1::{Event, MessageCreated, MessageDeleted, MessageRead};
+
+use super::history::LISTED_MAX;
+use super::rng::Rng;
+use super::truth::event_of;
+use crate::support::service::Deployment;
+
+/// Header of records that can't be used: the reason that their dead letter has to give.
+pub const EXPECTED: &str = "test-expected";
+/// `limits.max_mentions` and `limits.max_deletes` of the deployments.
+pub const LISTED_LIMIT: u64 = LISTED_MAX;
+/// `limits.max_event_bytes` of the deployments.
+pub const EVENT_BYTES_LIMIT: usize = 4096;
+
+/// By partition, the newest offset that the broker has acknowledged.
+pub type Acknowledged = Arc<Mutex<Vec<Option<u64>>>>;
+
+/// Publishes into one topic.
+pub struct Publishing {
+    deployment: Deployment,
+    producer: ThreadedProducer<Noting>,
+    rng: Rng,
+    /// By partition: what each record is; none for those that can't be used.
+    sent: Vec<Vec<Option<Event>>>,
+    /// By reason.
+    pub unusable: BTreeMap<&'static str, u64>,
+    /// By form: the command, protobuf, JSON.
+    pub usable: BTreeMap<&'static str, u64>,
+}
+
+struct Noting(Acknowledged);
+
+impl ClientContext for Noting {}
+
+impl ProducerContext for Noting {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        let record = result.as_ref().expect("the broker takes every record");
+        let mut acknowledged = self.0.lock().unwrap();
+        let newest = &mut acknowledged[record.partition() as usize];
+        *newest = (*newest).max(Some(record.offset() as u64));
+    }
+}
+
+/// A record that can't be used.
+struct Unusable {
+    reason: &'static str,
+    key: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+    is_json: bool,
+    partition: u32,
+}
+
+impl Publishing {
+    pub fn new(deployment: &Deployment, seed: u64) -> Self {
+        let acknowledged = Arc::new(Mutex::new(vec![None; deployment.partitions as usize]));
+        let producer = ClientConfig::new()
+            .set("bootstrap.servers", &deployment.brokers)
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "5")
+            .create_with_context(Noting(acknowledged))
+            .unwrap();
+        Publishing {
+            deployment: deployment.clone(),
+            producer,
+            rng: Rng::new(seed),
+            sent: vec![Vec::new(); deployment.partitions as usize],
+            unusable: BTreeMap::new(),
+            usable: BTreeMap::new(),
+        }
+    }
+
+    pub fn acknowledged(&self) -> Acknowledged {
+        self.producer.context().0.clone()
+    }
+
+    fn partition(&self, channel: u64) -> u32 {
+        partition_of(ChannelId(channel), self.deployment.partitions).0
+    }
+
+    /// Publishes by the command, and waits until all is acknowledged.
+    pub fn by_command(&mut self, events: &[Event]) {
+        let mut lines = Vec::new();
+        for event in events {
+            lines.extend(to_json(event));
+            lines.push(b'\n');
+            let partition = self.partition(event.channel_id);
+            self.sent[partition as usize].push(Some(event.clone()));
+        }
+        let said = self.deployment.publish(&lines);
+        let summary = format!("published {} events", events.len());
+        assert!(said.contains(&summary), "{summary}: {said}");
+        *self.usable.entry("command").or_default() += events.len() as u64;
+    }
+
+    /// Publishes by a producer, some as JSON, with some among them that can't be used; waits until all is acknowledged.
+    pub fn by_producer(&mut self, events: &[Event], unusable_permille: u64) {
+        for event in events {
+            while self.rng.permille(unusable_permille) {
+                let unusable = self.unusable(event.channel_id);
+                self.send_unusable(unusable);
+            }
+            let partition = self.partition(event.channel_id);
+            let key = event.channel_id.to_string();
+            let (value, headers) = match self.rng.below(3) {
+                0 => {
+                    let name = *self
+                        .rng
+                        .pick(&["application/json", "Application/JSON; charset=utf-8"]);
+                    (
+                        to_json(event),
+                        OwnedHeaders::new().insert(text_header("content-type", name)),
+                    )
+                }
+                _ => (event.encode_to_vec(), OwnedHeaders::new()),
+            };
+            let form = if headers.count_is_zero() {
+                "protobuf"
+            } else {
+                "JSON"
+            };
+            *self.usable.entry(form).or_default() += 1;
+            self.send(partition, Some(key.as_bytes()), Some(&value), headers);
+            self.sent[partition as usize].push(Some(event.clone()));
+        }
+        self.producer.flush(Duration::from_secs(60)).unwrap();
+    }
+
+    fn send(&self, partition: u32, key: Option<&[u8]>, value: Option<&[u8]>, headers: OwnedHeaders) {
+        let topic = self.deployment.topic();
+        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&topic)
+            .partition(partition as i32)
+            .headers(headers);
+        record.key = key;
+        record.payload = value;
+        while let Err((error, back)) = self.producer.send(record) {
+            let code = error.rdkafka_error_code();
+            assert_eq!(code, Some(rdkafka::types::RDKafkaErrorCode::QueueFull));
+            record = back;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn send_unusable(&mut self, unusable: Unusable) {
+        let Unusable {
+            reason,
+            key,
+            value,
+            is_json,
+            partition,
+        } = unusable;
+        let mut headers = OwnedHeaders::new()
+            .insert(text_header("own", "1"))
+            .insert(text_header(EXPECTED, reason))
+            .insert(Header {
+                key: "own",
+                value: Some(&[0xff, 0, 0xfe][..]),
+            })
+            .insert(Header {
+                key: "nothing",
+                value: None::<&[u8]>,
+            });
+        if is_json {
+            headers = headers.insert(text_header("content-type", "application/json"));
+        }
+        self.send(partition, key.as_deref(), value.as_deref(), headers);
+        self.sent[partition as usize].push(None);
+        *self.unusable.entry(reason).or_default() += 1;
+    }
+
+    /// One of the ways to be wrong, in a channel that is in use.
+    fn unusable(&mut self, channel: u64) -> Unusable {
+        let partition = self.partition(channel);
+        let user_id = 1 + self.rng.below(1000);
+        let created = |mentions: u64| MessageCreated {
+            message_id: 7,
+            author_id: user_id,
+            mentioned_user_ids: (1..=mentions).collect(),
+            mentions_everyone: true,
+        };
+        let of = |channel_id, kind| {
+            Event {
+                channel_id,
+                kind: Some(kind),
+            }
+            .encode_to_vec()
+        };
+        let right = of(channel, Kind::MessageCreated(created(1)));
+        let mut it = Unusable {
+            reason: "invalid",
+            key: Some(channel.to_string().into_bytes()),
+            value: None,
+            is_json: false,
+            partition,
+        };
+        match self.rng.below(14) {
+            0 => it.reason = "undecodable",
+            1 => (it.reason, it.is_json) = ("undecodable", true),
+            2 => {}
+            3 => it.value = Some(vec![]),
+            4 => {
+                it.value = Some(
+                    Event {
+                        channel_id: channel,
+                        kind: None,
+                    }
+                    .encode_to_vec(),
+                )
+            }
+            5 => {
+                it.value = Some(of(
+                    channel,
+                    Kind::MessageRead(MessageRead {
+                        user_id: 0,
+                        message_id: 5,
+                    }),
+                ))
+            }
+            6 => {
+                it.value = Some(of(
+                    channel,
+                    Kind::MessageRead(MessageRead {
+                        user_id,
+                        message_id: 1 << 63,
+                    }),
+                ))
+            }
+            7 => (it.key, it.value) = (Some(b"not the channel".to_vec()), Some(right.clone())),
+            8 => (it.key, it.value) = (None, Some(right.clone())),
+            9 => it.value = Some(of(channel, Kind::MessageCreated(created(LISTED_LIMIT + 1)))),
+            10 => {
+                let message_ids = (1..=LISTED_LIMIT + 1).collect();
+                it.value = Some(of(channel, Kind::MessageDeleted(MessageDeleted { message_ids })));
+            }
+            11 => it.value = Some(vec![0xff; EVENT_BYTES_LIMIT + 1]),
+            _ => {
+                it.reason = "misrouted";
+                it.partition = (partition + 1) % self.deployment.partitions;
+                it.value = Some(right.clone());
+            }
+        }
+        if it.reason == "undecodable" {
+            it.value = Some(if it.is_json {
+                b"{\"channelId\": ".to_vec()
+            } else {
+                vec![0xff, 1, 2]
+            });
+        }
+        it
+    }
+
+    /// By partition, the last offset; none where nothing was sent.
+    pub fn ends(&self) -> Vec<Option<u64>> {
+        self.sent
+            .iter()
+            .map(|sent| (sent.len() as u64).checked_sub(1))
+            .collect()
+    }
+
+    /// Checks that the topic has what was sent, all of it, once, in order.
+    pub fn check_topic(&self, topic: &[Vec<OwnedMessage>]) {
+        for (partition, (sent, records)) in self.sent.iter().zip(topic).enumerate() {
+            assert_eq!(sent.len(), records.len(), "records of partition {partition}");
+            for (sent, record) in sent.iter().zip(records) {
+                let offset = record.offset();
+                assert_eq!(*sent, event_of(record), "partition {partition}, offset {offset}");
+            }
+        }
+    }
+}
+
+fn text_header<'a>(name: &'a str, value: &'a str) -> Header<'a, &'a str> {
+    Header {
+        key: name,
+        value: Some(value),
+    }
+}
+
+trait IsEmpty {
+    fn count_is_zero(&self) -> bool;
+}
+
+impl IsEmpty for OwnedHeaders {
+    fn count_is_zero(&self) -> bool {
+        use rdkafka::message::Headers;
+        self.count() == 0
+    }
+}

@@ -1,0 +1,251 @@
+//! One deployment under test, from its servers to the comparison of everything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, TopicPartitionList};
+use readstates::model::ids::PartitionId;
+use readstates::oracle::{Limits, Membership, Oracle};
+use readstates::store::Store;
+use readstates::store::cassandra::{CassandraConfig, CassandraStore};
+
+use super::asker::Asker;
+use super::dead_letters;
+use super::publishing::{EVENT_BYTES_LIMIT, LISTED_LIMIT};
+use super::rng::Rng;
+use super::truth::{Truth, read_topic};
+use crate::support::servers::{Cassandra, Kafka, Nats};
+use crate::support::service::Deployment;
+
+/// Users whose overview is compared at the end, as far as there are so many.
+const OVERVIEWS: usize = 300;
+
+struct Servers {
+    kafka: Kafka,
+    cassandra: Cassandra,
+    nats: Nats,
+}
+
+fn servers() -> &'static Servers {
+    static SERVERS: OnceLock<Servers> = OnceLock::new();
+    SERVERS.get_or_init(|| {
+        std::thread::scope(|scope| {
+            let kafka = scope.spawn(Kafka::start);
+            let cassandra = scope.spawn(Cassandra::start);
+            Servers {
+                nats: Nats::start(),
+                kafka: kafka.join().unwrap(),
+                cassandra: cassandra.join().unwrap(),
+            }
+        })
+    })
+}
+
+/// The tests need the whole machine, so one runs at a time.
+pub async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
+    static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    ONE.lock().await
+}
+
+/// A run, which tells its seed when it fails.
+pub struct Run {
+    pub name: &'static str,
+    pub seed: u64,
+    pub rng: Rng,
+    pub deployment: Deployment,
+    pub limits: Limits,
+    began: Instant,
+}
+
+impl Run {
+    /// Of a deployment of its own. `READSTATES_SEED` repeats the decisions of another run.
+    pub fn new(
+        name: &'static str,
+        partitions: u32,
+        limits: Limits,
+        settings: &[(&'static str, &str)],
+    ) -> Self {
+        let seed = match std::env::var("READSTATES_SEED") {
+            Ok(seed) => seed.parse().expect("READSTATES_SEED is a number"),
+            Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs(),
+        };
+        let servers = servers();
+        let mut all = vec![
+            ("limits.max_unread_count", limits.max_unread_count.to_string()),
+            (
+                "limits.max_direct_mentions",
+                limits.max_direct_mentions.to_string(),
+            ),
+            ("limits.max_mentions", LISTED_LIMIT.to_string()),
+            ("limits.max_deletes", LISTED_LIMIT.to_string()),
+            ("limits.max_event_bytes", EVENT_BYTES_LIMIT.to_string()),
+        ];
+        all.extend(settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        let run = Run {
+            name,
+            seed,
+            rng: Rng::new(seed ^ 0x00c0_ffee),
+            deployment: Deployment {
+                name: name.to_owned(),
+                brokers: servers.kafka.url(),
+                nats: servers.nats.url(),
+                cassandra: servers.cassandra.url(),
+                partitions,
+                settings: all,
+            },
+            limits,
+            began: Instant::now(),
+        };
+        run.say(format_args!("seed {seed}"));
+        run
+    }
+
+    /// A line of progress.
+    pub fn say(&self, what: std::fmt::Arguments<'_>) {
+        eprintln!(
+            "[{} {:6.1} s] {what}",
+            self.name,
+            self.began.elapsed().as_secs_f64()
+        );
+    }
+
+    /// Asks for everything, and compares it, and all that was answered before, with the oracle. Everything must be
+    /// settled.
+    pub async fn compare_all(&mut self, asker: &Asker, truth: &Truth, keys: &[(u64, u64)]) {
+        let asking = Instant::now();
+        asker.ask_all(keys, &truth.ends()).await;
+        let rate = keys.len() as f64 / asking.elapsed().as_secs_f64();
+        let users: BTreeSet<u64> = keys.iter().map(|key| key.0).collect();
+        let mut users: Vec<u64> = users.into_iter().collect();
+        while users.len() > OVERVIEWS {
+            users.swap_remove(self.rng.index(users.len()));
+        }
+        let oracle = truth.final_oracle();
+        let overviews = Instant::now();
+        let mut rows = 0;
+        for (n, user) in users.iter().enumerate() {
+            let limit = if n % 3 == 0 { 4 } else { 0 };
+            let listed = asker.overview(*user, limit, n % 5 == 0, 20_000).await;
+            let listed = listed.expect("settled, so every question is answered");
+            let channels: Vec<u64> = listed.iter().map(|state| state.channel_id).collect();
+            assert_eq!(channels, shown(&oracle, *user), "channels of user {user}");
+            rows += channels.len();
+        }
+        let each = overviews.elapsed() / users.len().max(1) as u32;
+        let seen = asker.take_seen();
+        let comparing = Instant::now();
+        let compared = tokio::task::block_in_place(|| truth.verify(&seen));
+        self.say(format_args!(
+            "{compared} answers are right: {} keys, {rate:.0} keys/s; {} overviews of {rows} rows, {each:.1?} each; \
+             compared in {:.1?}",
+            keys.len(),
+            users.len(),
+            comparing.elapsed()
+        ));
+    }
+
+    /// The topic read back.
+    pub fn truth(&self) -> (Vec<Vec<rdkafka::message::OwnedMessage>>, Truth) {
+        let Deployment {
+            brokers, partitions, ..
+        } = &self.deployment;
+        let topic = read_topic(brokers, &self.deployment.topic(), *partitions);
+        let truth = Truth::new(&topic, self.limits);
+        (topic, truth)
+    }
+
+    /// Compares the dead letters with the topic.
+    pub fn check_dead_letters(
+        &self,
+        topic: &[Vec<rdkafka::message::OwnedMessage>],
+        unusable: &BTreeMap<&'static str, u64>,
+        may_repeat: bool,
+    ) {
+        let name = format!("{}.dlq", self.deployment.topic());
+        let letters = read_topic(&self.deployment.brokers, &name, self.partitions_of(&name));
+        let (records, again) = dead_letters::check(topic, &letters, may_repeat);
+        assert_eq!(records as u64, unusable.values().sum::<u64>());
+        self.say(format_args!(
+            "{records} dead letters are right, {again} came again: {unusable:?}"
+        ));
+    }
+
+    fn consumer(&self) -> BaseConsumer {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.deployment.brokers)
+            .set("group.id", self.deployment.group());
+        config.create().unwrap()
+    }
+
+    fn partitions_of(&self, topic: &str) -> u32 {
+        let metadata = self
+            .consumer()
+            .fetch_metadata(Some(topic), Duration::from_secs(30))
+            .unwrap();
+        metadata.topics()[0].partitions().len() as u32
+    }
+
+    /// Checks, while no instance runs, that there is nothing to replay: in the store and in the group every position is
+    /// the end.
+    pub async fn check_all_is_durable(&self, ends: &[Option<u64>]) {
+        let config = CassandraConfig {
+            nodes: vec![self.deployment.cassandra.clone()],
+            keyspace: self.deployment.keyspace(),
+            create_schema: false,
+            replication: String::new(),
+            datacenter: None,
+            username: None,
+            password: None,
+            tls_ca: None,
+            tls_cert: None,
+            tls_key: None,
+        };
+        let store = CassandraStore::connect(&config).await.unwrap();
+        let mut asked = TopicPartitionList::new();
+        for partition in 0..self.deployment.partitions {
+            asked.add_partition(&self.deployment.topic(), partition as i32);
+        }
+        let consumer = self.consumer();
+        let committed =
+            tokio::task::block_in_place(|| consumer.committed_offsets(asked, Duration::from_secs(30)));
+        let committed = committed.unwrap();
+        for (partition, end) in ends.iter().enumerate() {
+            let stored = store.load_position(PartitionId(partition as u32)).await.unwrap();
+            let stored = stored
+                .and_then(|stored| stored.durable.offset())
+                .map(|offset| offset.0);
+            assert_eq!(stored, *end, "the stored position of partition {partition}");
+            let committed = committed.elements()[partition].offset().to_raw();
+            let next = end.map(|end| end as i64 + 1);
+            assert!(
+                committed == next || (end.is_none() && committed.is_none_or(|offset| offset <= 0)),
+                "partition {partition} ends before {next:?} and is committed before {committed:?}"
+            );
+        }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("[{}] failed with READSTATES_SEED={}", self.name, self.seed);
+        }
+    }
+}
+
+/// The channels of a user's overview.
+fn shown(oracle: &Oracle, user: u64) -> Vec<u64> {
+    let is_shown = |channel: &u64| {
+        let state = oracle.read_state(user, *channel);
+        state.is_some_and(|(_, membership)| membership != Membership::Left)
+    };
+    oracle.channels_of(user).into_iter().filter(is_shown).collect()
+}
+
+/// Everything that a history has to do with.
+pub fn shared_keys(events: &[readstates::wire::proto::v1::Event]) -> Arc<Vec<(u64, u64)>> {
+    Arc::new(super::history::keys(events))
+}
