@@ -5,31 +5,42 @@ use std::hash::Hash;
 use hashbrown::HashMap;
 use lru::LruCache;
 
+use crate::model::ids::ChannelId;
+
 /// What an entry takes of the capacity.
 pub trait Weigh {
     /// In the unit of the capacity: entries, or bytes.
     fn weight(&self) -> usize;
 }
 
+/// A key of something that belongs to a channel.
+pub trait InChannel: Hash + Eq + Copy {
+    /// That channel.
+    fn channel(&self) -> ChannelId;
+}
+
 /// Entries by key. Those that are not pinned leave in the order of their last use when the capacity asks for it; the
 /// pinned ones never do, so that the capacity can be exceeded by them alone.
-pub struct PinnedLru<K: Hash + Eq + Copy, V: Weigh> {
+pub struct PinnedLru<K: InChannel, V: Weigh> {
     clean: LruCache<K, V>,
     pinned: HashMap<K, V>,
     weight: usize,
+    /// How many entries each channel has, so that one that has none is forgotten at once.
+    by_channel: HashMap<ChannelId, usize>,
 }
 
-impl<K: Hash + Eq + Copy, V: Weigh> Default for PinnedLru<K, V> {
+impl<K: InChannel, V: Weigh> Default for PinnedLru<K, V> {
     fn default() -> Self {
         PinnedLru {
             clean: LruCache::unbounded(),
             pinned: HashMap::new(),
             weight: 0,
+            by_channel: HashMap::new(),
         }
     }
 }
 
-impl<K: Hash + Eq + Copy, V: Weigh> PinnedLru<K, V> {
+impl<K: InChannel, V: Weigh> PinnedLru<K, V> {
     /// The entry, if it is there; counts as a use.
     pub fn get(&mut self, key: &K) -> Option<&V> {
         match self.pinned.get(key) {
@@ -47,6 +58,7 @@ impl<K: Hash + Eq + Copy, V: Weigh> PinnedLru<K, V> {
     pub fn put(&mut self, key: K, value: V, pinned: bool) {
         self.remove(&key);
         self.weight += value.weight();
+        *self.by_channel.entry(key.channel()).or_default() += 1;
         if pinned {
             self.pinned.insert(key, value);
         } else {
@@ -84,15 +96,37 @@ impl<K: Hash + Eq + Copy, V: Weigh> PinnedLru<K, V> {
     /// Takes an entry out, pinned or not.
     pub fn remove(&mut self, key: &K) -> Option<V> {
         let value = self.pinned.remove(key).or_else(|| self.clean.pop(key))?;
-        self.weight -= value.weight();
+        self.left(key, &value);
         Some(value)
     }
 
     /// Takes out the entry that was not used for the longest time and is not pinned.
     pub fn pop_coldest(&mut self) -> Option<(K, V)> {
         let (key, value) = self.clean.pop_lru()?;
-        self.weight -= value.weight();
+        self.left(&key, &value);
         Some((key, value))
+    }
+
+    /// An entry was taken out.
+    fn left(&mut self, key: &K, value: &V) {
+        self.weight -= value.weight();
+        if let Some(count) = self.by_channel.get_mut(&key.channel()) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_channel.remove(&key.channel());
+            }
+        }
+    }
+
+    /// The keys of a channel. Takes time in proportion to all entries, unless it has none.
+    pub fn keys_in(&self, channel: ChannelId) -> Vec<K> {
+        if !self.by_channel.contains_key(&channel) {
+            return Vec::new();
+        }
+        self.keys()
+            .filter(|key| key.channel() == channel)
+            .copied()
+            .collect()
     }
 
     /// All keys, in no order. Takes time in proportion to the entries.

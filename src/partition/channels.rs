@@ -12,7 +12,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::cache::{PinnedLru, Weigh};
+use super::cache::{InChannel, PinnedLru, Weigh};
 use super::io::{Millis, NodeKey, Write};
 use super::read_states::STAMP_LIFE_MS;
 use crate::model::channel::{Block, Head, Level, Node, NodeRef, Nodes, Page};
@@ -51,6 +51,18 @@ struct Staged {
 struct NodeEntry {
     node: Node,
     version: LogPosition,
+}
+
+impl InChannel for ChannelId {
+    fn channel(&self) -> ChannelId {
+        *self
+    }
+}
+
+impl InChannel for NodeKey {
+    fn channel(&self) -> ChannelId {
+        self.channel
+    }
 }
 
 impl Weigh for HeadEntry {
@@ -480,13 +492,7 @@ impl Channels {
                 self.unacknowledged.remove(&(since, channel));
             }
         }
-        let keys: Vec<NodeKey> = self
-            .nodes
-            .keys()
-            .filter(|key| key.channel == channel)
-            .copied()
-            .collect();
-        for key in keys {
+        for key in self.nodes.keys_in(channel) {
             self.nodes.remove(&key);
         }
         self.node_writes.retain(|(key, ..)| key.channel != channel);

@@ -62,7 +62,7 @@ pub enum Input {
         /// From the effect.
         token: LoadToken,
     },
-    /// The store has what [`Effect::Write`] asked it to write, or something newer.
+    /// The store has what [`Effect::Write`] asked it to write, or something newer. Told once for each such effect.
     Written(WriteKey),
     /// The store has the durable position of [`Effect::StorePosition`].
     PositionStored(LogPosition),
@@ -205,8 +205,8 @@ impl Write {
 /// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// To [`Input::Get`]: one for each key, in order. To [`Input::Overview`]: one for each read state there is, in no
-    /// order.
+    /// To [`Input::Get`]: one for each key, in order. To [`Input::Overview`]: one for each read state there may be, in no
+    /// order, those that do not exist, were left or are of a deleted channel among them.
     Answers(Vec<Result<Answer, Failure>>),
     /// To [`Input::TakeStamp`].
     Stamp(Stamp),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::cache::{PinnedLru, Weigh};
+use super::cache::{InChannel, PinnedLru, Weigh};
 use super::io::Millis;
 use crate::model::ids::{ChannelId, LogPosition, ReadStateKey, UserId};
 use crate::model::planted::{Bug, Planted};
@@ -35,6 +35,12 @@ struct InFlight {
     applied: LogPosition,
     /// The first change since it was sent.
     next: Option<(LogPosition, Millis)>,
+}
+
+impl InChannel for ReadStateKey {
+    fn channel(&self) -> ChannelId {
+        self.channel
+    }
 }
 
 impl Weigh for Entry {
@@ -210,13 +216,7 @@ impl ReadStates {
 
     /// Drops all rows of a channel, changed ones too: the store has them, and further (invariant 8).
     pub fn forget_channel(&mut self, channel: ChannelId, now: Millis) {
-        let keys: Vec<ReadStateKey> = self
-            .cache
-            .keys()
-            .filter(|key| key.channel == channel)
-            .copied()
-            .collect();
-        for key in keys {
+        for key in self.cache.keys_in(channel) {
             let Some(entry) = self.cache.remove(&key) else {
                 continue;
             };
