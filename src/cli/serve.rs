@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -13,7 +14,7 @@ use crate::ops::{http, metrics};
 use crate::query::{QueryService, REQUESTS_IN_WORK_MAX, ServiceOptions, Subjects, connect};
 use crate::shard::Shards;
 use crate::source::dead_letters::DeadLetters;
-use crate::source::kafka::{KafkaSource, PrepareError, SourceFailure, StreamInfo, prepare};
+use crate::source::kafka::{KafkaSource, PrepareError, SourceFailure, SourceStats, StreamInfo, prepare};
 use crate::store::StreamIdentity;
 use crate::store::cassandra::{CassandraStore, ConnectError};
 
@@ -86,7 +87,7 @@ pub async fn start(config: Config, listener: TcpListener) -> Result<Serving, Fai
         instance: instance.clone(),
         metrics: recorder,
         partitions: publisher,
-        dependencies: dependencies(&nats, &shards),
+        dependencies: dependencies(&nats, &shards, source.stats()),
     };
     tokio::spawn(serve_admin(listener, admin, admin_stopped));
     let options = ServiceOptions {
@@ -204,7 +205,11 @@ fn log_once(was_logged: &mut bool, error: &str) {
 }
 
 /// What must be connected for this instance to be ready.
-fn dependencies(nats: &async_nats::Client, shards: &Shards) -> Vec<http::Dependency> {
+fn dependencies(
+    nats: &async_nats::Client,
+    shards: &Shards,
+    source: Arc<SourceStats>,
+) -> Vec<http::Dependency> {
     let (nats, shards) = (nats.clone(), shards.clone());
     vec![
         http::Dependency {
@@ -214,6 +219,10 @@ fn dependencies(nats: &async_nats::Client, shards: &Shards) -> Vec<http::Depende
         http::Dependency {
             name: "the store",
             connected: Box::new(move || !shards.store_is_away()),
+        },
+        http::Dependency {
+            name: "Kafka",
+            connected: Box::new(move || source.is_connected.load(Ordering::Relaxed)),
         },
     ]
 }
