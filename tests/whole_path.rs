@@ -75,6 +75,10 @@ async fn all_counts_are_right_and_stay_right_after_cold_starts() {
         "published {rate:.0} events/s; settled {behind:.1?} after the last one was read back"
     ));
     run.compare_all(&asker, &truth, &keys).await;
+    let committed = block_in_place(|| run.wait_until_committed(&truth.ends()));
+    run.say(format_args!(
+        "all is committed {committed:.1?} later, while it runs"
+    ));
 
     let terminated = Instant::now();
     assert_eq!(
@@ -90,6 +94,9 @@ async fn all_counts_are_right_and_stay_right_after_cold_starts() {
     ));
     run.check_all_is_durable(&truth.ends()).await;
 
+    // Records that can't be used are all there is to catch up with.
+    publishing.end_with_unusable();
+    let (_, truth) = block_in_place(|| run.truth());
     let tiny = [
         ("cache.read_states", "400".to_owned()),
         ("cache.channel_memory", "1MiB".to_owned()),

@@ -39,6 +39,8 @@ pub struct Owned {
     waiting: HashMap<RequestId, Waiting>,
     last_request: u64,
     drained: Option<oneshot::Sender<LogPosition>>,
+    /// What [`Owned::take_news`] gave last.
+    told: Option<(bool, LogPosition)>,
 }
 
 impl Owned {
@@ -73,6 +75,7 @@ impl Owned {
             waiting: HashMap::new(),
             last_request: 0,
             drained: None,
+            told: None,
         }
     }
 
@@ -84,12 +87,14 @@ impl Owned {
         self.origin.assignment
     }
 
-    pub fn is_live(&self) -> bool {
-        self.partition.phase() == Phase::Live
-    }
-
-    pub fn durable(&self) -> LogPosition {
-        self.partition.standing().durable
+    /// Whether it is live and up to where it is durable, if that is not what was taken the last time. Both change by
+    /// records as well as by what comes back from the store and the dead letters.
+    pub fn take_news(&mut self) -> Option<(bool, LogPosition)> {
+        let is_live = self.partition.phase() == Phase::Live;
+        let news = Some((is_live, self.partition.standing().durable));
+        (std::mem::replace(&mut self.told, news) != news)
+            .then_some(news)
+            .flatten()
     }
 
     pub fn set_share(&mut self, share: Share) {

@@ -88,14 +88,10 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
         let now = self.now();
         let mut took_any = false;
         for owned in self.owned.values_mut() {
-            let was_live = owned.is_live();
-            let durable = owned.durable();
             took_any |= owned.take_records(now, &mut self.effects, &self.runner);
             owned.settle(now, &mut self.effects);
             owned.run(&mut self.effects, &self.runner);
-            if owned.is_live() != was_live || owned.durable() != durable {
-                tell(&self.shards, owned);
-            }
+            tell(&self.shards, owned);
         }
         took_any
     }
@@ -104,8 +100,8 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
         let effects = &mut self.effects;
         match message {
             Message::Assign(assign) => {
-                let owned = Owned::new(&assign, &self.settings);
-                tell(&self.shards, &owned);
+                let mut owned = Owned::new(&assign, &self.settings);
+                tell(&self.shards, &mut owned);
                 if let Some(former) = self.owned.insert(assign.partition, owned) {
                     self.retired.add(&former.give_up());
                 }
@@ -194,18 +190,23 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
     }
 }
 
-/// Tells the others where a partition stands.
-fn tell(shards: &Weak<Inner>, owned: &Owned) {
+/// Tells the others where a partition stands, if that changed since they were told.
+fn tell(shards: &Weak<Inner>, owned: &mut Owned) {
+    let Some((is_live, durable)) = owned.take_news() else {
+        return;
+    };
     let Some(shards) = shards.upgrade() else { return };
     let partition = owned.partition_id();
-    if let Some(ownership) = shards
-        .owned()
+    let mut all_owned = shards.owned();
+    let Some(ownership) = all_owned
         .get_mut(&partition)
         .filter(|it| it.assignment == owned.assignment())
-    {
-        ownership.durable = owned.durable();
-    }
-    shards.live.send_if_modified(|live| match owned.is_live() {
+    else {
+        return;
+    };
+    ownership.durable = durable;
+    // Under the lock: once it is given up, nobody calls it live.
+    shards.live.send_if_modified(|live| match is_live {
         true => live.insert(partition),
         false => live.remove(&partition),
     });

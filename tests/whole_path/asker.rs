@@ -25,8 +25,24 @@ const KEYS_MAX: usize = 1000;
 const SETTLE_DEADLINE: Duration = Duration::from_secs(150);
 const TIMEOUT_MS: u64 = 2000;
 
-/// Why there is no answer: the error code, or a word.
-type NoAnswer = String;
+/// Why there is no answer.
+#[derive(Clone, Debug)]
+pub struct NoAnswer {
+    /// The error code, or a word.
+    what: String,
+    /// What the service says about it.
+    #[allow(dead_code, reason = "shown by Debug")]
+    why: String,
+}
+
+impl NoAnswer {
+    fn new(what: &str, why: String) -> Self {
+        NoAnswer {
+            what: what.to_owned(),
+            why,
+        }
+    }
+}
 
 /// One caller.
 #[derive(Clone)]
@@ -93,8 +109,8 @@ impl Asker {
             .send_request(subject, request)
             .await
             .map_err(|error| match error.kind() {
-                RequestErrorKind::NoResponders => "no responders".to_owned(),
-                RequestErrorKind::TimedOut => "no reply".to_owned(),
+                RequestErrorKind::NoResponders => NoAnswer::new("no responders", error.to_string()),
+                RequestErrorKind::TimedOut => NoAnswer::new("no reply", error.to_string()),
                 _ => panic!("{error}"),
             })?;
         let header = |name: &str| Some(reply.headers.as_ref()?.get(name)?.as_str().to_owned());
@@ -102,7 +118,7 @@ impl Asker {
             let why = header("Nats-Service-Error").unwrap_or_default();
             assert!(matches!(&*code, "503" | "504"), "{code}: {why}");
             assert!(reply.payload.is_empty());
-            return Err(code);
+            return Err(NoAnswer::new(&code, why));
         }
         Ok(match json {
             true => from_json(&reply.payload).unwrap(),
@@ -245,7 +261,7 @@ impl Asker {
                 Ok(_) => return began.elapsed(),
                 Err(why) if began.elapsed() > SETTLE_DEADLINE => {
                     panic!(
-                        "not settled: {why}; wanted {ends:?}, there is {:#?}",
+                        "not settled: {why:?}; wanted {ends:?}, there is {:#?}",
                         self.status().await
                     )
                 }
@@ -273,7 +289,7 @@ impl Asker {
             while let Err(why) = self.get(&subject, &[], vec![], false, TIMEOUT_MS).await {
                 assert!(
                     began.elapsed() < SETTLE_DEADLINE,
-                    "partition {partition} is not live: {why}"
+                    "partition {partition} is not live: {why:?}"
                 );
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -366,7 +382,7 @@ impl Asker {
                 )
             }
         };
-        let how = outcome.err().unwrap_or_else(|| "answered".to_owned());
+        let how = outcome.err().map_or_else(|| "answered".to_owned(), |no| no.what);
         *self
             .shared
             .tally

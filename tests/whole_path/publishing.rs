@@ -141,6 +141,20 @@ impl Publishing {
         self.producer.flush(Duration::from_secs(60)).unwrap();
     }
 
+    /// Makes a record that can't be used the last one of every partition.
+    pub fn end_with_unusable(&mut self) {
+        for partition in 0..self.deployment.partitions {
+            self.send_unusable(Unusable {
+                reason: "undecodable",
+                key: None,
+                value: Some(vec![0xff]),
+                is_json: false,
+                partition,
+            });
+        }
+        self.producer.flush(Duration::from_secs(60)).unwrap();
+    }
+
     fn send(&self, partition: u32, key: Option<&[u8]>, value: Option<&[u8]>, headers: OwnedHeaders) {
         let topic = self.deployment.topic();
         let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&topic)

@@ -10,17 +10,21 @@ use readstates::model::ids::PartitionId;
 use readstates::oracle::{Limits, Membership, Oracle};
 use readstates::store::Store;
 use readstates::store::cassandra::{CassandraConfig, CassandraStore};
+use tokio::task::block_in_place;
 
 use super::asker::Asker;
 use super::dead_letters;
 use super::publishing::{EVENT_BYTES_LIMIT, LISTED_LIMIT};
 use super::rng::Rng;
 use super::truth::{Truth, read_topic};
-use crate::support::servers::{Cassandra, Kafka, Nats};
+use crate::support::servers::{Cassandra, Kafka, Nats, wait_for};
 use crate::support::service::Deployment;
 
 /// Users whose overview is compared at the end, as far as there are so many.
 const OVERVIEWS: usize = 300;
+
+/// Write delay, store and commit interval take some seconds.
+const COMMITTED_DEADLINE: Duration = Duration::from_secs(30);
 
 struct Servers {
     kafka: Kafka,
@@ -136,7 +140,7 @@ impl Run {
         let each = overviews.elapsed() / users.len().max(1) as u32;
         let seen = asker.take_seen();
         let comparing = Instant::now();
-        let compared = tokio::task::block_in_place(|| truth.verify(&seen));
+        let compared = block_in_place(|| truth.verify(&seen));
         self.say(format_args!(
             "{compared} answers are right: {} keys, {rate:.0} keys/s; {} overviews of {rows} rows, {each:.1?} each; \
              compared in {:.1?}",
@@ -204,27 +208,47 @@ impl Run {
             tls_key: None,
         };
         let store = CassandraStore::connect(&config).await.unwrap();
-        let mut asked = TopicPartitionList::new();
-        for partition in 0..self.deployment.partitions {
-            asked.add_partition(&self.deployment.topic(), partition as i32);
-        }
-        let consumer = self.consumer();
-        let committed =
-            tokio::task::block_in_place(|| consumer.committed_offsets(asked, Duration::from_secs(30)));
-        let committed = committed.unwrap();
+        let committed = block_in_place(|| self.committed());
         for (partition, end) in ends.iter().enumerate() {
             let stored = store.load_position(PartitionId(partition as u32)).await.unwrap();
             let stored = stored
                 .and_then(|stored| stored.durable.offset())
                 .map(|offset| offset.0);
             assert_eq!(stored, *end, "the stored position of partition {partition}");
-            let committed = committed.elements()[partition].offset().to_raw();
-            let next = end.map(|end| end as i64 + 1);
-            assert!(
-                committed == next || (end.is_none() && committed.is_none_or(|offset| offset <= 0)),
-                "partition {partition} ends before {next:?} and is committed before {committed:?}"
+            assert_eq!(
+                committed[partition], *end,
+                "the committed position of partition {partition}"
             );
         }
+    }
+
+    /// By partition, the last record that is committed in the group.
+    fn committed(&self) -> Vec<Option<u64>> {
+        let mut asked = TopicPartitionList::new();
+        for partition in 0..self.deployment.partitions {
+            asked.add_partition(&self.deployment.topic(), partition as i32);
+        }
+        let committed = self
+            .consumer()
+            .committed_offsets(asked, Duration::from_secs(30))
+            .unwrap();
+        let last = |next: i64| (next as u64).checked_sub(1);
+        let offsets = committed
+            .elements()
+            .into_iter()
+            .map(|place| place.offset().to_raw());
+        offsets
+            .map(|next| next.filter(|next| *next >= 0).and_then(last))
+            .collect()
+    }
+
+    /// Waits until the group shows, while an instance runs, that everything is durable. How long that took.
+    pub fn wait_until_committed(&self, ends: &[Option<u64>]) -> Duration {
+        let began = Instant::now();
+        wait_for("all is committed", COMMITTED_DEADLINE, || {
+            self.committed() == ends
+        });
+        began.elapsed()
     }
 }
 
