@@ -244,10 +244,8 @@ impl Truth {
             if next < wanted {
                 known.clear();
             }
-            for record in records.by_ref().take((wanted - next) as usize) {
-                if let Some((channel, event)) = record {
-                    oracle.apply(*channel, event);
-                }
+            for (channel, event) in records.by_ref().take((wanted - next) as usize).flatten() {
+                oracle.apply(*channel, event);
             }
             next = wanted;
             let result = match seen {

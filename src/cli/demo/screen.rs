@@ -117,15 +117,13 @@ impl Screen {
             sum(|s| s.channels_cached),
             sum(|s| s.dirty_entries),
         );
-        for state in &asked.read_states {
-            text.push_str(&format!("user {:>16}  ", state.user_id));
-            text.push_str(
-                table(std::slice::from_ref(state))
-                    .lines()
-                    .nth(1)
-                    .unwrap_or_default(),
-            );
-            text.push('\n');
+        let lines = table(&asked.read_states);
+        let mut lines = lines.lines();
+        if let Some(header) = lines.next().filter(|_| !asked.read_states.is_empty()) {
+            text.push_str(&format!("{:>20}  {header}\n", "user"));
+        }
+        for (state, line) in asked.read_states.iter().zip(lines) {
+            text.push_str(&format!("{:>20}  {line}\n", state.user_id));
         }
         if let Some(error) = &asked.error {
             text.push_str(&format!("last question: {error}\n"));
