@@ -2,7 +2,7 @@
 //! over NATS. Every answer is compared with the oracle at the position that it names, whatever was killed meanwhile.
 //!
 //! Each run has a seed, which a failure tells; `READSTATES_SEED` makes the same decisions again, though not the same
-//! timing. `READSTATES_EVENTS` names a file of events to use.
+//! timing. `READSTATES_EVENTS` names the file of events to use; empty, they are made up.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -31,7 +31,7 @@ const LIMITS_DEFAULT: Limits = Limits {
 /// Of a thousand events, before so many a record comes that can't be used.
 const UNUSABLE_PERMILLE: u64 = 12;
 /// The most events that are published between two pauses.
-const PORTION_MAX: u64 = 2500;
+const PORTION_MAX: u64 = 1500;
 
 /// Publishes in portions, most by the command, the others by a producer with other forms and unusable records.
 fn publish(publishing: &mut Publishing, events: &[Event], portion: usize) {
@@ -77,7 +77,8 @@ async fn all_counts_are_right_and_stay_right_after_cold_starts() {
     run.compare_all(&asker, &truth, &keys).await;
     let committed = block_in_place(|| run.wait_until_committed(&truth.ends()));
     run.say(format_args!(
-        "all is committed {committed:.1?} later, while it runs"
+        "all is committed {committed:.1?} later, while it runs; the metric says {}",
+        service.metric("readstates_committed_offset", "")
     ));
 
     let terminated = Instant::now();

@@ -15,7 +15,7 @@ use readstates::wire::proto::v1::{
 use super::rng::Rng;
 
 /// Events of the synthetic year, where there is no file.
-const SYNTHETIC_EVENTS: usize = 60_000;
+const SYNTHETIC_EVENTS: usize = 250_000;
 const SYNTHETIC_USERS: usize = 1500;
 /// Further events after each thousand of the year.
 const MIXED_IN_PERMILLE: u64 = 130;
@@ -38,9 +38,11 @@ pub fn year(seed: u64) -> (Vec<Event>, &'static str) {
 fn find_file() -> Option<PathBuf> {
     let name = "shared/data/chat-2019.ndjson.zst";
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let named = std::env::var_os("READSTATES_EVENTS").map(PathBuf::from);
-    let beside = ["..", "../.."].map(|up| root.join(up).join(name));
-    named.into_iter().chain(beside).find(|path| path.exists())
+    let paths = match std::env::var_os("READSTATES_EVENTS") {
+        Some(named) => vec![PathBuf::from(named)],
+        None => ["..", "../.."].map(|up| root.join(up).join(name)).to_vec(),
+    };
+    paths.into_iter().find(|path| path.exists())
 }
 
 fn read(path: &Path) -> Vec<Event> {
