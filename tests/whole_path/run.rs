@@ -1,6 +1,7 @@
 //! One deployment under test, from its servers to the comparison of everything.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -106,13 +107,11 @@ impl Run {
         run
     }
 
-    /// A line of progress.
+    /// A line of progress, also where the runner keeps what tests print to itself.
     pub fn say(&self, what: std::fmt::Arguments<'_>) {
-        eprintln!(
-            "[{} {:6.1} s] {what}",
-            self.name,
-            self.began.elapsed().as_secs_f64()
-        );
+        let seconds = self.began.elapsed().as_secs_f64();
+        let mut output = std::io::stderr().lock();
+        writeln!(output, "[{} {seconds:6.1} s] {what}", self.name).unwrap();
     }
 
     /// Asks for everything, and compares it, and all that was answered before, with the oracle. Everything must be

@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
+use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{Offset, TopicPartitionList};
 
 use super::SourceStats;
 use crate::model::ids::PartitionId;
@@ -160,8 +160,13 @@ impl MemberContext {
         self.closing.store(true, Ordering::Relaxed);
     }
 
+    /// The group has answered a commit.
+    pub fn committed(&self, offsets: Vec<(PartitionId, u64)>, error: Option<KafkaError>) {
+        self.tell(GroupEvent::Committed { offsets, error });
+    }
+
     fn tell(&self, event: GroupEvent) {
-        // The receiver lives as long as the thread that polls, which is the one that calls this.
+        // The receiver lives as long as the thread that polls.
         if self.events.send(event).is_err() {
             tracing::debug!("the group said something after the end");
         }
@@ -185,23 +190,6 @@ impl ConsumerContext for MemberContext {
             give_back(member);
         }
         self.tell(GroupEvent::Revoked { partitions, lost });
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, list: &TopicPartitionList) {
-        let offsets = list
-            .elements()
-            .iter()
-            .filter_map(|element| match element.offset() {
-                Offset::Offset(offset) => {
-                    Some((partition_id(element.partition())?, u64::try_from(offset).ok()?))
-                }
-                _ => None,
-            })
-            .collect();
-        self.tell(GroupEvent::Committed {
-            offsets,
-            error: result.err(),
-        });
     }
 }
 

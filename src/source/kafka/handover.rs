@@ -1,6 +1,7 @@
 //! Giving partitions back, and committing what is durable.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{CommitMode, Consumer};
@@ -19,6 +20,8 @@ use crate::store::Store;
 
 /// How long to wait for the answer to the last commit. It only serves lag tools: the store has the positions.
 const COMMIT_WAIT: Duration = Duration::from_secs(2);
+/// How often to look whether it has come.
+const COMMIT_POLL: Duration = Duration::from_millis(2);
 
 /// Partitions that are given back together, which is when all of them are drained.
 pub(super) struct Handover {
@@ -100,13 +103,12 @@ impl<O: Owners, S: Store> Reader<O, S> {
         match &handover.commit {
             Commit::NotSent => {
                 let offsets = self.last_offsets(&handover.partitions);
-                let sent = !offsets.is_empty() && self.commit(&offsets);
-                handover.commit = if sent {
-                    Commit::Sent { offsets, at: now }
-                } else {
-                    Commit::Answered
-                };
-                !sent
+                if offsets.is_empty() {
+                    return true;
+                }
+                self.commit(&offsets);
+                handover.commit = Commit::Sent { offsets, at: now };
+                false
             }
             Commit::Sent { at, .. } => now.duration_since(*at) >= COMMIT_WAIT,
             Commit::Answered => true,
@@ -158,7 +160,9 @@ impl<O: Owners, S: Store> Reader<O, S> {
     }
 
     /// Asks the group to note these offsets; the answer comes back by [`Reader::committed`].
-    fn commit(&mut self, offsets: &[(PartitionId, u64)]) -> bool {
+    ///
+    /// Beside this thread, and waiting for the answer: rdkafka 0.39 never calls back for a commit that nobody waits for.
+    fn commit(&mut self, offsets: &[(PartitionId, u64)]) {
         let mut list = TopicPartitionList::with_capacity(offsets.len());
         for (partition, next) in offsets {
             let (Ok(number), Ok(next)) = (i32::try_from(partition.0), i64::try_from(*next)) else {
@@ -168,15 +172,19 @@ impl<O: Owners, S: Store> Reader<O, S> {
                 tracing::error!(topic = &*self.topic, %partition, %error, "no offset to commit");
             }
         }
-        match self.member.commit(&list, CommitMode::Async) {
-            Ok(()) => {
-                self.commits.asked.extend(offsets.iter().copied());
-                true
-            }
-            Err(error) => {
-                self.commit_failed(&error);
-                false
-            }
+        self.commits.asked.extend(offsets.iter().copied());
+        let (member, offsets) = (Arc::clone(&self.member), offsets.to_vec());
+        self.runtime.spawn_blocking(move || {
+            let error = member.commit(&list, CommitMode::Sync).err();
+            member.context().committed(offsets, error);
+        });
+    }
+
+    /// Waits until no commit holds on to the member any more, but not for long.
+    pub fn await_commits(&self) {
+        let deadline = Instant::now() + COMMIT_WAIT;
+        while Arc::strong_count(&self.member) > 1 && Instant::now() < deadline {
+            std::thread::sleep(COMMIT_POLL);
         }
     }
 

@@ -135,7 +135,7 @@ impl KafkaSource {
             owners,
             locator: Arc::new(locator),
             fetcher,
-            member,
+            member: Arc::new(member),
             group,
             stop: told_to_stop,
             located,

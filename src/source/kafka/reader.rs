@@ -43,7 +43,7 @@ pub(super) struct Reader<O, S> {
     pub owners: O,
     pub locator: Arc<Locator<S>>,
     pub fetcher: Arc<BaseConsumer<FetcherContext>>,
-    pub member: BaseConsumer<MemberContext>,
+    pub member: Arc<BaseConsumer<MemberContext>>,
     pub group: Receiver<GroupEvent>,
     /// Something comes when everything is to be drained; disconnected when nobody waits for that.
     pub stop: Receiver<()>,
@@ -88,6 +88,7 @@ impl<O: Owners, S: Store> Reader<O, S> {
             self.read();
         }
         self.member.context().close();
+        self.await_commits();
         // Dropping the member leaves the group, which is told at once that nothing is kept.
         drop(self.member);
     }

@@ -53,6 +53,8 @@ const FETCH_PARTITION_MAX_BYTES: u32 = 4 * 1024 * 1024;
 const FETCH_MAX_BYTES: u32 = 32 * 1024 * 1024;
 /// How long the broker may hold a fetch back until there is something.
 const FETCH_WAIT_MAX_MS: u32 = 100;
+/// How soon a member notices that the group is being rebalanced: for so long partitions that move have no owner.
+const HEARTBEAT_INTERVAL_MS: &str = "500";
 /// Unacknowledged records of a producer.
 const PRODUCER_QUEUE_MAX_RECORDS: u32 = 100_000;
 /// The largest value librdkafka allows: what is too large is for the topic to say.
@@ -107,7 +109,7 @@ impl KafkaSettings {
 
     /// The client that is a member of the group, and reads nothing.
     pub(super) fn member(&self) -> ClientConfig {
-        self.consumer(&[])
+        self.consumer(&[("heartbeat.interval.ms", HEARTBEAT_INTERVAL_MS)])
     }
 
     /// The client that reads partitions as it is told, and is a member of no group.
