@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_nats::connection::State;
 use clap::Args;
 use metrics::Counter;
 
@@ -48,9 +49,15 @@ pub async fn run(config: &Config, arguments: &Arguments) -> Result<(), Failed> {
         ..GetRequest::default()
     };
     let subject = Subjects::new(&config.nats.subject_prefix, &[]).get();
-    let reply: GetReply = ask(&client, &subject, &request, timeout)
-        .await
-        .map_err(|error| Failed::Broken(format!("{subject}: {error}")))?;
+    let reply: GetReply = ask(&client, &subject, &request, timeout).await.map_err(|error| {
+        Failed::Broken(match client.connection_state() {
+            State::Connected => format!("{subject}: {error}"),
+            State::Disconnected | State::Pending => {
+                let urls = config.nats.urls.join(",");
+                format!("nats.url {urls} can't be reached: is nats-server up, and is this its address?")
+            }
+        })
+    })?;
     match arguments.json {
         true => println!("{}", String::from_utf8_lossy(&encode_reply(&reply, Form::Json))),
         false => print!("{}", table(&reply.read_states)),
