@@ -59,6 +59,7 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
 
     /// Runs until every handle to the threads is dropped.
     pub fn run(mut self) {
+        let _abort = AbortOnPanic;
         let mut has_more = false;
         while self.shards.strong_count() > 0 {
             let wait = if has_more { Duration::ZERO } else { TICK };
@@ -187,6 +188,21 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
         self.owned
             .get_mut(&partition)
             .filter(|owned| owned.assignment() == assignment)
+    }
+}
+
+/// Ends the process where this thread panics: its partitions must move to other instances rather than stand still, and
+/// whatever is not in the store yet is replayed there.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(
+                "a thread that owns partitions broke an invariant, which is a bug in readstates; ending"
+            );
+            std::process::abort();
+        }
     }
 }
 
