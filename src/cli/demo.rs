@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use metrics::Counter;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::{Failed, publish, serve, settings};
@@ -45,9 +44,7 @@ pub struct Arguments {
 /// # Errors
 /// Why it could not start, or had to end.
 pub async fn run(config: Config, arguments: Arguments) -> Result<(), Failed> {
-    let listener = TcpListener::bind(config.admin.listen)
-        .await
-        .map_err(|error| Failed::Misconfigured(format!("admin.listen {}: {error}", config.admin.listen)))?;
+    let listener = serve::listen(&config).await?;
     let serving = serve::start(config.clone(), listener).await?;
     let (stop, stopped) = watch::channel(false);
 

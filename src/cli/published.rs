@@ -1,18 +1,13 @@
 //! Publishes what partitions and the source count in plain fields, when someone looks.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
-
-use tokio::sync::watch;
 
 use crate::config;
-use crate::model::ids::{Offset, PartitionId, ReadStateKey};
+use crate::model::ids::Offset;
 use crate::ops::metrics::{CacheKind, CacheMetrics, dead_letters, events_ignored, rebalances, source_paused};
 use crate::partition::Ignored;
-use crate::partition::io::{Answer, Failure, Stamp};
-use crate::query::{Partitions, Status, Unanswered, UserRows};
+use crate::query::{Status, Statuses};
 use crate::shard::{Report, Shards};
 use crate::source::kafka::SourceStats;
 
@@ -79,34 +74,7 @@ impl Publisher {
     }
 }
 
-impl Partitions for Publisher {
-    fn live(&self) -> watch::Receiver<BTreeSet<PartitionId>> {
-        self.shards.live()
-    }
-
-    async fn get(
-        &self,
-        partition: PartitionId,
-        keys: Vec<ReadStateKey>,
-        after: Option<Offset>,
-        timeout: Duration,
-    ) -> Result<Vec<Result<Answer, Failure>>, Unanswered> {
-        self.shards.get(partition, keys, after, timeout).await
-    }
-
-    async fn take_stamp(&self, partition: PartitionId, timeout: Duration) -> Result<Stamp, Unanswered> {
-        self.shards.take_stamp(partition, timeout).await
-    }
-
-    async fn overview(
-        &self,
-        partition: PartitionId,
-        rows: UserRows,
-        timeout: Duration,
-    ) -> Result<Vec<Result<Answer, Failure>>, Unanswered> {
-        self.shards.overview(partition, rows, timeout).await
-    }
-
+impl Statuses for Publisher {
     async fn status(&self) -> Vec<Status> {
         let report = self.shards.report().await;
         self.publish(&report);

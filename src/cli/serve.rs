@@ -14,7 +14,9 @@ use crate::ops::{http, metrics};
 use crate::query::{QueryService, REQUESTS_IN_WORK_MAX, ServiceOptions, Subjects, connect};
 use crate::shard::Shards;
 use crate::source::dead_letters::DeadLetters;
-use crate::source::kafka::{KafkaSource, PrepareError, SourceFailure, SourceStats, StreamInfo, prepare};
+use crate::source::kafka::{
+    KafkaSettings, KafkaSource, PrepareError, SourceFailure, SourceStats, StreamInfo, prepare,
+};
 use crate::store::StreamIdentity;
 use crate::store::cassandra::{CassandraStore, ConnectError};
 
@@ -38,18 +40,26 @@ pub struct Serving {
 /// # Errors
 /// Why it could not start, or had to end.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Failed> {
-    let listener = TcpListener::bind(config.admin.listen).await.map_err(|error| {
-        let listen = config.admin.listen;
-        Failed::Misconfigured(format!(
-            "admin.listen {listen}: {error}: choose another address or end who has it"
-        ))
-    })?;
+    let listener = listen(&config).await?;
     tokio::pin!(shutdown);
     let started = tokio::select! {
         started = start(config, listener) => started?,
         () = &mut shutdown => return Ok(()),
     };
     started.run_until(shutdown).await
+}
+
+/// Takes the address of metrics and health.
+///
+/// # Errors
+/// Who else may have it.
+pub async fn listen(config: &Config) -> Result<TcpListener, Failed> {
+    let listen = config.admin.listen;
+    TcpListener::bind(listen).await.map_err(|error| {
+        Failed::Misconfigured(format!(
+            "admin.listen {listen}: {error}: choose another address or end who has it"
+        ))
+    })
 }
 
 /// Connects to everything and starts to serve.
@@ -66,7 +76,7 @@ pub async fn start(config: Config, listener: TcpListener) -> Result<Serving, Fai
         .map_err(|error| Failed::Misconfigured(error.to_string()))?;
     let store = reach_store(&config).await?;
     let kafka = settings::kafka(&config);
-    let stream = reach_stream(&config).await?;
+    let stream = reach_stream(&kafka).await?;
 
     let identity = StreamIdentity {
         stream_id: stream.stream_id.clone(),
@@ -185,11 +195,10 @@ async fn reach_store(config: &Config) -> Result<CassandraStore, Failed> {
     }
 }
 
-async fn reach_stream(config: &Config) -> Result<StreamInfo, Failed> {
-    let kafka = settings::kafka(config);
+async fn reach_stream(kafka: &KafkaSettings) -> Result<StreamInfo, Failed> {
     let mut was_logged = false;
     loop {
-        match prepare(&kafka).await {
+        match prepare(kafka).await {
             Ok(stream) => return Ok(stream),
             Err(PrepareError::Misconfigured(error)) => return Err(Failed::Misconfigured(error)),
             Err(PrepareError::Unreachable(error)) => log_once(&mut was_logged, &error),

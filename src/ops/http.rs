@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
 
 use super::metrics::render_partitions;
-use crate::query::{Partitions, Status};
+use crate::query::{Status, Statuses};
 
 /// Histograms keep every sample until they are asked, or until this.
 const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
@@ -47,7 +47,7 @@ pub struct Admin<P> {
 ///
 /// # Errors
 /// If the listener breaks.
-pub async fn serve<P: Partitions>(
+pub async fn serve<P: Statuses>(
     listener: TcpListener,
     admin: Admin<P>,
     shutdown: impl Future<Output = ()> + Send + 'static,
@@ -68,7 +68,7 @@ pub async fn serve<P: Partitions>(
     served
 }
 
-fn router<P: Partitions>(admin: Admin<P>) -> Router {
+fn router<P: Statuses>(admin: Admin<P>) -> Router {
     Router::new()
         .route("/metrics", get(metrics::<P>))
         .route("/healthz", get(async || "alive\n"))
@@ -77,7 +77,7 @@ fn router<P: Partitions>(admin: Admin<P>) -> Router {
         .with_state(Arc::new(admin))
 }
 
-impl<P: Partitions> Admin<P> {
+impl<P: Statuses> Admin<P> {
     /// Ascending; none if the threads that own partitions hang.
     async fn status(&self) -> Option<Vec<Status>> {
         let mut status = tokio::time::timeout(STATUS_TIMEOUT, self.partitions.status())
@@ -109,7 +109,7 @@ impl<P: Partitions> Admin<P> {
     }
 }
 
-async fn metrics<P: Partitions>(State(admin): State<Arc<Admin<P>>>) -> Response {
+async fn metrics<P: Statuses>(State(admin): State<Arc<Admin<P>>>) -> Response {
     metrics_process::Collector::default().collect();
     let status = admin.status().await.unwrap_or_default();
     let mut text = admin.metrics.render();
@@ -121,7 +121,7 @@ async fn metrics<P: Partitions>(State(admin): State<Arc<Admin<P>>>) -> Response 
         .into_response()
 }
 
-async fn ready<P: Partitions>(State(admin): State<Arc<Admin<P>>>) -> Response {
+async fn ready<P: Statuses>(State(admin): State<Arc<Admin<P>>>) -> Response {
     let missing = admin.missing().await;
     if missing.is_empty() {
         return "ready\n".into_response();
@@ -129,7 +129,7 @@ async fn ready<P: Partitions>(State(admin): State<Arc<Admin<P>>>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n").into_response()
 }
 
-async fn page<P: Partitions>(State(admin): State<Arc<Admin<P>>>) -> Response {
+async fn page<P: Statuses>(State(admin): State<Arc<Admin<P>>>) -> Response {
     let missing = admin.missing().await;
     let status = admin.status().await.unwrap_or_default();
     let text = render_page(&admin.instance, &missing, &status);

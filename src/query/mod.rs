@@ -35,7 +35,7 @@ use crate::model::read_state::ReadState;
 use crate::partition::io::{Answer, Failure, Stamp};
 
 /// What the threads that own partitions answer to those who ask.
-pub trait Partitions: Clone + Send + Sync + 'static {
+pub trait Partitions: Statuses {
     /// The partitions that are owned and live here.
     fn live(&self) -> watch::Receiver<BTreeSet<PartitionId>>;
 
@@ -62,7 +62,10 @@ pub trait Partitions: Clone + Send + Sync + 'static {
         overview: UserRows,
         timeout: Duration,
     ) -> impl Future<Output = Result<Vec<Result<Answer, Failure>>, Unanswered>> + Send;
+}
 
+/// What tells how the partitions of this instance are.
+pub trait Statuses: Clone + Send + Sync + 'static {
     /// How each owned partition is.
     fn status(&self) -> impl Future<Output = Vec<Status>> + Send;
 }

@@ -20,7 +20,7 @@ use tokio::sync::{oneshot, watch};
 use crate::model::ids::{LogPosition, Offset, PartitionId, ReadStateKey};
 use crate::partition::io::{Answer, Failure, Input, Reply, Stamp};
 use crate::partition::{Counters, Settings, Share};
-use crate::query::{Partitions, Status, Unanswered, UserRows};
+use crate::query::{Partitions, Status, Statuses, Unanswered, UserRows};
 use crate::source::{DeadLetter, Owners, RecordBatch};
 use crate::store::Store;
 use crate::wire::record::RecordLimits;
@@ -382,7 +382,9 @@ impl Partitions for Shards {
                 .await?,
         )
     }
+}
 
+impl Statuses for Shards {
     async fn status(&self) -> Vec<Status> {
         let report = self.report().await;
         report

@@ -8,7 +8,7 @@ use std::time::Duration;
 use readstates::model::ids::{ChannelId, MAX_ID, MessageId, Offset, PartitionId, ReadStateKey, UserId};
 use readstates::model::read_state::ReadState;
 use readstates::partition::io::{Answer, Failure, LoadKey, LoadedRow, Millis, Stamp, Write};
-use readstates::query::{Partitions, Status, Unanswered, UserRows};
+use readstates::query::{Partitions, Status, Statuses, Unanswered, UserRows};
 use readstates::store::{Store, StoreError, StoredPosition};
 use readstates::wire::partitioner::partition_of;
 use tokio::sync::watch;
@@ -234,7 +234,9 @@ impl Partitions for FakePartitions {
             .map(|key| self.world.look_up(key))
             .collect())
     }
+}
 
+impl Statuses for FakePartitions {
     async fn status(&self) -> Vec<Status> {
         let phases = self.world.state.lock().unwrap().phases.clone();
         let status = |partition: &PartitionId| Status {
