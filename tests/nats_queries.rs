@@ -77,6 +77,62 @@ async fn a_get_over_two_instances_answers_each_key_in_order_in_both_forms() {
     }
 }
 
+/// Whichever instance is asked, the owner explains: the same numbers as `get` gives, what they are made of, and where
+/// each row stands, for people and for programs.
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_says_how_an_answer_comes_about() {
+    let Deployment {
+        world,
+        instances,
+        caller,
+        ..
+    } = Deployment::start("explain", 2).await;
+    for partition in [0, 1].map(PartitionId) {
+        let asked = key(7, channel_in(partition));
+        world.put(World::answer(asked));
+        let subject = caller.subjects.explain();
+        let request = v1::Key::from(asked);
+        let reply: v1::ExplainReply = caller.ask(&subject, &request).await.unwrap();
+        let in_json: v1::ExplainReply = caller.ask_json(&subject, &request).await.unwrap();
+        assert_eq!(reply, in_json);
+        let numbers = caller.get(&get([asked])).await.unwrap();
+        assert_eq!(reply.read_state, numbers.first().cloned());
+        for (name, value) in [
+            ("partition", partition.to_string()),
+            ("instance", format!("instance-{partition}")),
+            ("read_state.source", "store".to_owned()),
+            ("read_state.applied_offset", "3".to_owned()),
+            ("read_state.age_seconds", "1.500".to_owned()),
+            ("channel.source", "memory".to_owned()),
+            ("channel.applied_offset", "5".to_owned()),
+            ("counted.messages_after_last_read", "5".to_owned()),
+            ("partition.durable_offset", "2".to_owned()),
+        ] {
+            assert_eq!(reply.facts.get(name), Some(&value), "{name}");
+        }
+        let lines = reply.lines.join("\n");
+        for part in [
+            format!("User 7 has {} unread messages", numbers[0].unread_count),
+            format!("right after record 5 of partition {partition}"),
+            "5 messages after that are not deleted, without 1 by the user".to_owned(),
+            "by name 1 in all: 6.".to_owned(),
+            "last changed by record 3; as the store has it, read or written 1.5 s ago".to_owned(),
+            "last changed by record 5; changed 0.7 s ago and not in the store yet".to_owned(),
+        ] {
+            assert!(lines.contains(&part), "{part:?} is not in\n{lines}");
+        }
+    }
+    let subject = caller.subjects.explain();
+    let nobody: Result<v1::ExplainReply, u16> = caller.ask(&subject, &v1::Key::default()).await;
+    assert_eq!(nobody, Err(400));
+    instances[0].partitions.lose(PartitionId(0));
+    let request = prost::Message::encode_to_vec(&v1::Key::from(key(7, channel_in(PartitionId(0)))));
+    let reply = caller
+        .raw(&subject, &[("readstates-timeout-ms", "300")], &request)
+        .await;
+    assert_eq!(code(&reply), Some(503));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn json_is_answered_in_json_with_default_values() {
     let Deployment {

@@ -97,13 +97,11 @@ async fn the_service_is_found_and_counts() {
                 .map(|endpoint| endpoint[name].as_str().unwrap().to_owned())
                 .collect()
         };
-        assert_eq!(field("name"), ["get", "overview", "status"]);
-        assert_eq!(
-            field("subject"),
-            ["discovery.v1.get", "discovery.v1.overview", "discovery.v1.status"]
-        );
-        assert_eq!(field("queue_group")[..2], ["readstates", "readstates"]);
-        status_groups.push(field("queue_group")[2].clone());
+        let names = ["explain", "get", "overview", "status"];
+        assert_eq!(field("name"), names);
+        assert_eq!(field("subject"), names.map(|name| format!("discovery.v1.{name}")));
+        assert_eq!(field("queue_group")[..3], ["readstates"; 3]);
+        status_groups.push(field("queue_group")[3].clone());
     }
     assert_ne!(status_groups[0], status_groups[1]);
     let pings = caller.gather("$SRV.PING.readstates", b"").await;

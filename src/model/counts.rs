@@ -40,6 +40,43 @@ pub struct Counts {
     pub mentions_capped: bool,
 }
 
+/// What counts are made of: messages above `last_read`, of a member of a channel that is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// Messages that are not deleted, by anyone (as far down as own ones were looked for).
+    pub live: u64,
+    /// Those of them that the user wrote.
+    pub own: u64,
+    /// Messages of others further down, where own ones were not looked for; counted until the cap is passed.
+    pub others_below: u64,
+    /// Messages that mention everyone.
+    pub everyone: u64,
+    /// Those of them that the user wrote.
+    pub own_everyone: u64,
+    /// Messages that mention the user by name.
+    pub by_name: u64,
+    /// Those of them that do not mention everyone as well.
+    pub only_by_name: u64,
+    /// Mentions by name may have been forgotten.
+    pub forgotten: bool,
+}
+
+impl Parts {
+    /// The numbers that these make.
+    pub fn counts(&self, limits: &CountLimits) -> Counts {
+        let max = u64::from(limits.unread_max);
+        let unread = self.live.saturating_sub(self.own) + self.others_below;
+        let mentions = self.everyone.saturating_sub(self.own_everyone) + self.only_by_name;
+        Counts {
+            unread: unread.min(max) as u32,
+            unread_capped: unread > max,
+            mentions: mentions.min(max) as u32,
+            direct_mentions: self.by_name.min(max) as u32,
+            mentions_capped: mentions > max || self.forgotten,
+        }
+    }
+}
+
 /// Counts what the user has not read.
 ///
 /// # Errors
@@ -51,36 +88,49 @@ pub fn count(
     nodes: &impl Nodes,
     limits: &CountLimits,
 ) -> Result<Counts, Vec<Wanted>> {
+    parts(state, user, head, nodes, limits).map(|parts| parts.counts(limits))
+}
+
+/// What [`count`] counts, part by part. Nothing where the channel is deleted or the user left.
+///
+/// # Errors
+/// The nodes that are missing: count again once they are there.
+pub fn parts(
+    state: &ReadState,
+    user: UserId,
+    head: &Head,
+    nodes: &impl Nodes,
+    limits: &CountLimits,
+) -> Result<Parts, Vec<Wanted>> {
     if head.deleted || state.membership == Membership::Left {
-        return Ok(Counts::default());
+        return Ok(Parts::default());
     }
     let known_above = state.last_read.max(state.own_unknown);
     let Above { live, everyone } = head.above(known_above, nodes).map_err(|wanted| vec![wanted])?;
+    let own = state.own.len() as u64;
     debug_assert!(
-        live >= state.own.len() as u64,
+        live >= own,
         "own messages above {known_above} are not in the channel"
     );
-    let mut unread = live.saturating_sub(state.own.len() as u64);
-    if state.own_unknown > state.last_read && unread <= u64::from(limits.unread_max) {
-        unread += count_unknown(
-            state,
-            user,
-            head,
-            nodes,
-            u64::from(limits.unread_max) + 1 - unread,
-        )?;
-    }
-    let own_everyone = state.own.iter().filter(|own| own.everyone).count() as u64;
-    let only_direct = state.mentions.iter().filter(|mention| !mention.everyone).count() as u64;
-    let mentions = everyone.saturating_sub(own_everyone) + only_direct;
-    let direct_mentions = state.mentions.len() as u64;
-    let max = u64::from(limits.unread_max);
-    Ok(Counts {
-        unread: unread.min(max) as u32,
-        unread_capped: unread > max,
-        mentions: mentions.min(max) as u32,
-        direct_mentions: direct_mentions.min(max) as u32,
-        mentions_capped: mentions > max || state.forgotten > state.last_read,
+    let others = live.saturating_sub(own);
+    let unread_max = u64::from(limits.unread_max);
+    let is_looked_through = state.own_unknown <= state.last_read || others > unread_max;
+    let others_below = if is_looked_through {
+        0
+    } else {
+        count_unknown(state, user, head, nodes, unread_max + 1 - others)?
+    };
+    let with_everyone = |list: &[Remembered]| list.iter().filter(|message| message.everyone).count() as u64;
+    let by_name = state.mentions.len() as u64;
+    Ok(Parts {
+        live,
+        own,
+        others_below,
+        everyone,
+        own_everyone: with_everyone(&state.own),
+        by_name,
+        only_by_name: by_name - with_everyone(&state.mentions),
+        forgotten: state.forgotten > state.last_read,
     })
 }
 

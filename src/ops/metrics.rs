@@ -274,21 +274,27 @@ pub enum QueryEndpoint {
     PartitionGet,
     /// `overview`.
     Overview,
+    /// `explain`.
+    Explain,
     /// `status`.
     Status,
     /// Another instance takes a stamp.
     InternalStamp,
     /// Another instance hands rows over.
     InternalOverview,
+    /// Another instance asks how an answer comes about.
+    InternalExplain,
 }
 
-const QUERY_ENDPOINTS: [(QueryEndpoint, &str); 6] = [
+const QUERY_ENDPOINTS: [(QueryEndpoint, &str); 8] = [
     (QueryEndpoint::Get, "get"),
     (QueryEndpoint::PartitionGet, "partition_get"),
     (QueryEndpoint::Overview, "overview"),
+    (QueryEndpoint::Explain, "explain"),
     (QueryEndpoint::Status, "status"),
     (QueryEndpoint::InternalStamp, "internal_stamp"),
     (QueryEndpoint::InternalOverview, "internal_overview"),
+    (QueryEndpoint::InternalExplain, "internal_explain"),
 ];
 /// Of replies; then that of requests without a reply.
 const QUERY_CODES: [(u16, &str); 7] = [

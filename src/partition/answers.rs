@@ -1,12 +1,12 @@
 //! Answers: made of rows that are not ahead of the position they are given for (invariant 6).
 
 use super::Partition;
-use super::io::{Answer, Effect, Failure, LoadKey, Stamp};
+use super::io::{Answer, Effect, Explanation, Failure, LoadKey, Stamp};
 use super::loads::{Item, Missing, keys_of};
 use super::read_states::STAMP_LIFE_MS;
 use super::requests::{Later, Question};
 use crate::model::channel::Head;
-use crate::model::counts::{Counts, count};
+use crate::model::counts::{Counts, count, parts};
 use crate::model::ids::{LogPosition, ReadStateKey};
 use crate::model::planted::Bug;
 use crate::model::read_state::ReadState;
@@ -59,7 +59,10 @@ impl Partition {
                 }
                 return Err(missing);
             }
-            Outcome::Answer(answer) => self.conclude(question, Ok(answer), out),
+            Outcome::Answer(answer) => {
+                let answer = self.explained(question, answer);
+                self.conclude(question, Ok(answer), out);
+            }
             Outcome::Ahead(place) if place > self.position => {
                 self.counters.answers_ahead += 1;
                 self.later
@@ -86,7 +89,7 @@ impl Partition {
         let answer = match self.evaluate(question.key, at) {
             Outcome::Answer(answer) if at >= self.requests.after(question.request) => {
                 self.counters.answers_without_store += 1;
-                Ok(answer)
+                Ok(self.explained(&question, answer))
             }
             _ => Err(Failure::StoreUnavailable),
         };
@@ -114,6 +117,36 @@ impl Partition {
                 Outcome::Answer(answer(key, state, head, counts, at))
             }
         }
+    }
+
+    /// The answer, with how it comes about where the asker wants to know that.
+    fn explained(&self, question: &Question, answer: Answer) -> Answer {
+        if !self.requests.explains(question.request) {
+            return answer;
+        }
+        let explanation = self.explain(question.key).map(Box::new);
+        Answer {
+            explanation,
+            ..answer
+        }
+    }
+
+    /// How an answer to a question about the key comes about, if everything that it is made of is cached.
+    fn explain(&self, key: ReadStateKey) -> Option<Explanation> {
+        let (state, read_state_row) = self.read_states.explain(&key, self.now)?;
+        let channel_row = self.channels.explain(key.channel, self.now)?;
+        let (head, nodes) = self.channels.peek(key.channel)?;
+        let standing = self.standing();
+        Some(Explanation {
+            parts: parts(&state, key.user, head, &nodes, &self.settings.counts).ok()?,
+            state,
+            read_state_row,
+            channel_row,
+            newest_seen: head.newest_seen,
+            messages: head.pages.iter().map(|page| page.live).sum(),
+            applied: standing.applied,
+            durable: standing.durable,
+        })
     }
 
     /// Takes the row that an overview read, where nothing better is known and its stamp still holds.
@@ -179,5 +212,6 @@ fn answer(key: ReadStateKey, state: &ReadState, head: &Head, counts: Counts, at:
         membership: state.membership,
         channel_deleted: deleted,
         position: at.offset(),
+        explanation: None,
     }
 }

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::cache::{InChannel, PinnedLru, Weigh};
-use super::io::{Millis, NodeKey, Write};
+use super::io::{Kept, Millis, NodeKey, Row, Write};
 use super::read_states::STAMP_LIFE_MS;
 use crate::model::channel::{Block, Head, Level, Node, NodeRef, Nodes, Page};
 use crate::model::ids::{ChannelId, LogPosition, MessageId};
@@ -251,6 +251,24 @@ impl Channels {
                 channel,
             },
         ))
+    }
+
+    /// How the head stands to the store.
+    pub fn explain(&self, channel: ChannelId, now: Millis) -> Option<Row> {
+        let entry = self.heads.peek(&channel)?;
+        let applied = entry.head.applied;
+        let (kept, since) = match (&entry.staged, &entry.dirty) {
+            (Some(staged), _) => (Kept::Writing, staged.changed_at),
+            (None, Some(dirty)) => (Kept::Changed, dirty.changed_at),
+            (None, None) if applied == LogPosition::NOTHING => (Kept::Nowhere, entry.settled_at),
+            (None, None) => (Kept::Stored, entry.settled_at),
+        };
+        let age_ms = now.0.saturating_sub(since.0);
+        Some(Row {
+            applied,
+            kept,
+            age_ms,
+        })
     }
 
     /// Takes a head as the store has it; a new channel where it has none.

@@ -1,6 +1,7 @@
 //! What goes into a [`Partition`](super::Partition) and what comes out.
 
 use crate::model::channel::{Head, Level, Node};
+use crate::model::counts::Parts;
 use crate::model::event::Event;
 use crate::model::ids::{ChannelId, LogPosition, MessageId, Offset, ReadStateKey, UserId};
 use crate::model::read_state::{Membership, ReadState};
@@ -83,6 +84,8 @@ pub struct Get {
     pub after: Option<Offset>,
     /// Then the answer is of no use any more.
     pub deadline: Millis,
+    /// Whether each answer says how it comes about.
+    pub explain: bool,
 }
 
 /// A question about all read states of a user in one partition.
@@ -252,4 +255,52 @@ pub struct Answer {
     pub channel_deleted: bool,
     /// The answer is the state right after this record; nothing while none was applied.
     pub position: Option<Offset>,
+    /// How it comes about, where that was asked for.
+    pub explanation: Option<Box<Explanation>>,
+}
+
+/// How an answer comes about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// What is known of the user in the channel.
+    pub state: ReadState,
+    /// What the counts are made of.
+    pub parts: Parts,
+    /// The row of the read state.
+    pub read_state_row: Row,
+    /// The row of the channel.
+    pub channel_row: Row,
+    /// The largest id of any message created in the channel.
+    pub newest_seen: MessageId,
+    /// Messages of the channel that are not deleted.
+    pub messages: u64,
+    /// The partition's last record that nothing before is waiting for.
+    pub applied: LogPosition,
+    /// Every record of the partition up to here is in the store.
+    pub durable: LogPosition,
+}
+
+/// Where a cached row stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The last record in it; [`LogPosition::NOTHING`] if there is no such row.
+    pub applied: LogPosition,
+    /// How it stands to the store.
+    pub kept: Kept,
+    /// Of a row as the store has it: since it was loaded or acknowledged. Of a changed one: since its oldest change
+    /// that is not in the store.
+    pub age_ms: u64,
+}
+
+/// How a cached row stands to the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// Neither has one.
+    Nowhere,
+    /// It is as the store has it.
+    Stored,
+    /// It was changed, and is to be written.
+    Changed,
+    /// It was changed, and is being written.
+    Writing,
 }

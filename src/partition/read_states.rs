@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::cache::{InChannel, PinnedLru, Weigh};
-use super::io::Millis;
+use super::io::{Kept, Millis, Row};
 use crate::model::ids::{ChannelId, LogPosition, ReadStateKey, UserId};
 use crate::model::planted::{Bug, Planted};
 use crate::model::read_state::ReadState;
@@ -80,6 +80,27 @@ impl ReadStates {
 
     pub fn contains(&self, key: &ReadStateKey) -> bool {
         self.cache.peek(key).is_some()
+    }
+
+    /// The read state, and how it stands to the store.
+    pub fn explain(&self, key: &ReadStateKey, now: Millis) -> Option<(ReadState, Row)> {
+        let entry = self.cache.peek(key)?;
+        let (kept, since) = match &entry.dirty {
+            Some(Dirty {
+                in_flight: Some(_),
+                changed_at,
+                ..
+            }) => (Kept::Writing, *changed_at),
+            Some(dirty) => (Kept::Changed, dirty.changed_at),
+            None if entry.stored => (Kept::Stored, entry.settled_at),
+            None => (Kept::Nowhere, entry.settled_at),
+        };
+        let row = Row {
+            applied: entry.state.applied,
+            kept,
+            age_ms: now.0.saturating_sub(since.0),
+        };
+        Some((entry.state.clone(), row))
     }
 
     /// Takes a row as the store has it. Another owner may have written it just now, after an overview read the store.

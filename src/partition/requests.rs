@@ -54,6 +54,7 @@ struct Open {
     deadline: Millis,
     /// Not to be answered as of an earlier place.
     after: LogPosition,
+    explain: bool,
 }
 
 /// The open requests.
@@ -65,19 +66,19 @@ pub struct Requests {
 }
 
 impl Requests {
-    fn open(&mut self, request: RequestId, keys: usize, deadline: Millis, after: LogPosition) {
-        let answers = vec![None; keys];
+    fn open(&mut self, request: RequestId, keys: usize, deadline: Millis) -> &mut Open {
         self.questions += keys;
         self.deadlines.insert((deadline, request));
-        self.open.insert(
-            request,
-            Open {
-                answers,
+        self.open
+            .entry(request)
+            .insert(Open {
+                answers: vec![None; keys],
                 missing: keys,
                 deadline,
-                after,
-            },
-        );
+                after: LogPosition::NOTHING,
+                explain: false,
+            })
+            .into_mut()
     }
 
     /// Whether somebody still waits for this.
@@ -90,6 +91,11 @@ impl Requests {
         self.open
             .get(&request)
             .map_or(LogPosition::NOTHING, |open| open.after)
+    }
+
+    /// Whether the asker wants to know how the answers come about.
+    pub fn explains(&self, request: RequestId) -> bool {
+        self.open.get(&request).is_some_and(|open| open.explain)
     }
 
     /// Takes one answer, and gives all of them back once they are complete.
@@ -134,6 +140,7 @@ impl Partition {
             keys,
             after,
             deadline,
+            explain,
         } = get;
         if !self.admit(request, keys.len(), out) {
             return;
@@ -141,7 +148,9 @@ impl Partition {
         let after = after.map_or(LogPosition::NOTHING, |offset| {
             LogPosition::new(self.epoch, Offset(offset.0.min(LogPosition::OFFSETS_MAX - 1)))
         });
-        self.requests.open(request, keys.len(), deadline, after);
+        let open = self.requests.open(request, keys.len(), deadline);
+        open.after = after;
+        open.explain = explain;
         if after > self.position {
             self.counters.requests_after += 1;
             self.later
@@ -203,8 +212,7 @@ impl Partition {
         let all: Vec<_> = handed
             .chain(added.into_iter().map(|channel| (channel, None)))
             .collect();
-        self.requests
-            .open(request, all.len(), deadline, LogPosition::NOTHING);
+        self.requests.open(request, all.len(), deadline);
         if all.is_empty() {
             return self.close(request, out);
         }

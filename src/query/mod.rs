@@ -1,12 +1,13 @@
 //! Questions over NATS: section 3 of the contract.
 //!
-//! Any instance answers `get` and `overview`. It asks the partitions that it owns directly, and the owners of the
+//! Any instance answers `get`, `overview` and `explain`. It asks the partitions that it owns directly, and the owners of the
 //! others over the subjects of their partitions, which exist while a partition is live somewhere. Those never ask on.
 
 mod ask;
 mod connection;
 mod deadline;
 mod error;
+mod explain;
 mod get;
 mod internal;
 mod overview;
@@ -47,6 +48,14 @@ pub trait Partitions: Statuses {
         after: Option<Offset>,
         timeout: Duration,
     ) -> impl Future<Output = Result<Vec<Result<Answer, Failure>>, Unanswered>> + Send;
+
+    /// Asks for one read state and how it comes about ([`Answer::explanation`]).
+    fn explain(
+        &self,
+        partition: PartitionId,
+        key: ReadStateKey,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Result<Answer, Failure>, Unanswered>> + Send;
 
     /// Takes a stamp, before the store is read for an overview.
     fn take_stamp(

@@ -50,6 +50,7 @@ pub(super) struct Asked<'a, P> {
     pub partitions: &'a P,
     pub partition: PartitionId,
     pub process: &'a str,
+    pub instance: &'a str,
 }
 
 /// The owners of all partitions.
@@ -59,6 +60,8 @@ pub(super) struct Owners<P> {
     pub subjects: Subjects,
     /// Names this process among all that ever were.
     pub process: String,
+    /// Names this process for people.
+    pub instance: String,
 }
 
 impl<P: Partitions> Owners<P> {
@@ -119,6 +122,7 @@ impl<P: Partitions> Owners<P> {
             partitions: &self.partitions,
             partition,
             process: &self.process,
+            instance: &self.instance,
         };
         tokio::time::timeout(timeout + LOCAL_GRACE, question.answer_here(&asked, timeout))
             .await
@@ -157,7 +161,7 @@ fn timed_out(partition: PartitionId) -> QueryError {
     )
 }
 
-fn unanswered(partition: PartitionId, why: Unanswered) -> QueryError {
+pub(super) fn unanswered(partition: PartitionId, why: Unanswered) -> QueryError {
     match why {
         Unanswered::NotOwned => not_owned(partition),
         Unanswered::Overloaded => QueryError::new(
@@ -301,6 +305,7 @@ impl Question for HandOver {
             partitions,
             partition,
             process,
+            ..
         } = *asked;
         let answers = partitions
             .overview(partition, self.user_rows(process), timeout)

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::deadline::Deadline;
 use super::error::{Code, QueryError};
+use super::explain::OwnerExplain;
 use super::get::{GetLimits, get, partition_get};
 use super::internal::{HandOver, wire};
 use super::overview::overview;
@@ -24,6 +25,7 @@ use crate::model::ids::PartitionId;
 use crate::ops::metrics::{QueryEndpoint, QueryMetrics};
 use crate::store::Store;
 use crate::wire::headers;
+use crate::wire::partitioner::partition_of;
 use crate::wire::query::{Form, decode_request, encode_reply};
 
 /// How many requests are worked on at once, of callers, and again of other instances: these must not wait for those,
@@ -100,6 +102,7 @@ impl QueryService {
                 client: client.clone(),
                 subjects: subjects.clone(),
                 process: process.clone(),
+                instance: options.instance.clone(),
             },
             store,
             options,
@@ -111,6 +114,7 @@ impl QueryService {
         for (name, asked, subject, queue_group) in [
             ("get", Asked::Get, subjects.get(), NAME),
             ("overview", Asked::Overview, subjects.overview(), NAME),
+            ("explain", Asked::Explain, subjects.explain(), NAME),
             // A queue group of its own for each instance, so that all of them answer.
             ("status", Asked::Status, subjects.status(), process.as_str()),
         ] {
@@ -158,10 +162,12 @@ impl QueryService {
 enum Asked {
     Get,
     Overview,
+    Explain,
     Status,
     PartitionGet(PartitionId),
     Stamp(PartitionId),
     HandOver(PartitionId),
+    OwnerExplain(PartitionId),
 }
 
 impl Asked {
@@ -169,10 +175,12 @@ impl Asked {
         match self {
             Asked::Get => QueryEndpoint::Get,
             Asked::Overview => QueryEndpoint::Overview,
+            Asked::Explain => QueryEndpoint::Explain,
             Asked::Status => QueryEndpoint::Status,
             Asked::PartitionGet(_) => QueryEndpoint::PartitionGet,
             Asked::Stamp(_) => QueryEndpoint::InternalStamp,
             Asked::HandOver(_) => QueryEndpoint::InternalOverview,
+            Asked::OwnerExplain(_) => QueryEndpoint::InternalExplain,
         }
     }
 }
@@ -338,6 +346,7 @@ async fn listen<P: Partitions, S: Store>(
         (Asked::PartitionGet(partition), subjects.partition_get(partition)),
         (Asked::Stamp(partition), subjects.stamp(partition)),
         (Asked::HandOver(partition), subjects.hand_over(partition)),
+        (Asked::OwnerExplain(partition), subjects.owner_explain(partition)),
     ] {
         let intake = Intake::Subject(answerer.owners.client.subscribe(subject).await?);
         intakes.spawn(take_in(answerer.clone(), intake, asked, stopped.clone()));
@@ -384,8 +393,10 @@ impl<P: Partitions, S: Store> Answerer<P, S> {
     fn permit(&self, asked: Asked) -> Result<Option<OwnedSemaphorePermit>, QueryError> {
         let in_work = match asked {
             Asked::Status => return Ok(None),
-            Asked::Get | Asked::Overview => &self.in_work[0],
-            Asked::PartitionGet(_) | Asked::Stamp(_) | Asked::HandOver(_) => &self.in_work[1],
+            Asked::Get | Asked::Overview | Asked::Explain => &self.in_work[0],
+            Asked::PartitionGet(_) | Asked::Stamp(_) | Asked::HandOver(_) | Asked::OwnerExplain(_) => {
+                &self.in_work[1]
+            }
         };
         match in_work.clone().try_acquire_owned() {
             Ok(permit) => Ok(Some(permit)),
@@ -439,6 +450,13 @@ impl<P: Partitions, S: Store> Answerer<P, S> {
                 let reply = overview(owners, &self.store, limits.partition_count, &request, deadline).await?;
                 Ok(Answer::new(&reply, form))
             }
+            Asked::Explain => {
+                let (key, form) = decode(message)?;
+                let question = OwnerExplain::try_from(&key)?;
+                let partition = partition_of(question.key.channel, limits.partition_count);
+                let reply = owners.ask(partition, &question, deadline).await?;
+                Ok(Answer::new(&reply, form))
+            }
             Asked::Status => {
                 let (_, form) = decode::<crate::wire::proto::v1::StatusRequest>(message)?;
                 let status = tokio::time::timeout(STATUS_TIMEOUT, owners.partitions.status())
@@ -450,6 +468,11 @@ impl<P: Partitions, S: Store> Answerer<P, S> {
                 Ok(Answer::new(&reply, form))
             }
             Asked::Stamp(partition) => self.answer_instance(partition, &TakeStamp, deadline).await,
+            Asked::OwnerExplain(partition) => {
+                let (key, _) = decode(message)?;
+                let question = OwnerExplain::try_from(&key)?;
+                self.answer_instance(partition, &question, deadline).await
+            }
             Asked::HandOver(partition) => {
                 let hand_over = wire::HandOver::decode(message.payload.clone())
                     .map_err(QueryError::malformed)

@@ -37,6 +37,11 @@ impl Subjects {
         format!("{}.v1.overview", self.prefix)
     }
 
+    /// `explain`, to any instance.
+    pub fn explain(&self) -> String {
+        format!("{}.v1.explain", self.prefix)
+    }
+
     /// `status`, to every instance.
     pub fn status(&self) -> String {
         format!("{}.v1.status", self.prefix)
@@ -45,6 +50,11 @@ impl Subjects {
     /// `get`, to the owner of a partition.
     pub fn partition_get(&self, partition: PartitionId) -> String {
         format!("{}.v1.partition.{partition}.get", self.prefix)
+    }
+
+    /// `explain`, to the owner of a partition.
+    pub(super) fn owner_explain(&self, partition: PartitionId) -> String {
+        format!("{}.internal.v1.partition.{partition}.explain", self.prefix)
     }
 
     pub(super) fn stamp(&self, partition: PartitionId) -> String {
@@ -84,6 +94,8 @@ mod tests {
         for refused in [
             subjects.get(),
             subjects.overview(),
+            subjects.explain(),
+            subjects.owner_explain(partition),
             subjects.status(),
             subjects.partition_get(partition),
             subjects.stamp(partition),

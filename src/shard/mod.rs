@@ -101,6 +101,7 @@ enum Asked {
     Get {
         keys: Vec<ReadStateKey>,
         after: Option<Offset>,
+        explain: bool,
         timeout: Duration,
     },
     Stamp,
@@ -358,10 +359,29 @@ impl Partitions for Shards {
         after: Option<Offset>,
         timeout: Duration,
     ) -> Result<Vec<Result<Answer, Failure>>, Unanswered> {
-        answers(
-            self.ask(partition, Asked::Get { keys, after, timeout }, timeout)
-                .await?,
-        )
+        let asked = Asked::Get {
+            keys,
+            after,
+            explain: false,
+            timeout,
+        };
+        answers(self.ask(partition, asked, timeout).await?)
+    }
+
+    async fn explain(
+        &self,
+        partition: PartitionId,
+        key: ReadStateKey,
+        timeout: Duration,
+    ) -> Result<Result<Answer, Failure>, Unanswered> {
+        let asked = Asked::Get {
+            keys: vec![key],
+            after: None,
+            explain: true,
+            timeout,
+        };
+        let mut answers = answers(self.ask(partition, asked, timeout).await?)?;
+        Ok(answers.pop().unwrap_or(Err(Failure::TimedOut)))
     }
 
     async fn take_stamp(&self, partition: PartitionId, timeout: Duration) -> Result<Stamp, Unanswered> {

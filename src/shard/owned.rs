@@ -168,10 +168,16 @@ impl Owned {
         let deadline =
             |timeout: Duration| Millis(now.0 + timeout.saturating_sub(REPLY_MARGIN).as_millis() as u64);
         let input = match asked {
-            Asked::Get { keys, after, timeout } => Input::Get(Get {
+            Asked::Get {
+                keys,
+                after,
+                explain,
+                timeout,
+            } => Input::Get(Get {
                 request,
                 keys,
                 after,
+                explain,
                 deadline: deadline(timeout),
             }),
             Asked::Stamp => Input::TakeStamp(request),

@@ -151,6 +151,7 @@ mod tests {
             membership: Membership::Left,
             channel_deleted: false,
             position: Some(Offset(0)),
+            explanation: None,
         }
     }
 

@@ -77,11 +77,14 @@ pub struct Request {
     pub is_healed: bool,
 }
 
+#[derive(Debug)]
 pub enum Asked {
     Get {
         keys: Vec<ReadStateKey>,
         /// The answers must be at least of this place.
         after: Count,
+        /// They must say how they come about.
+        explain: bool,
     },
     Stamp,
     Overview {

@@ -88,6 +88,7 @@ stats! {
     AnswerLater,
     AnswerWhileStoreDown,
     AnsweredByZombie,
+    AnswerExplained,
     TimedOut,
     StoreUnavailable,
     Overloaded,

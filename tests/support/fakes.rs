@@ -5,9 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use readstates::model::ids::{ChannelId, MAX_ID, MessageId, Offset, PartitionId, ReadStateKey, UserId};
-use readstates::model::read_state::ReadState;
-use readstates::partition::io::{Answer, Failure, LoadKey, LoadedRow, Millis, Stamp, Write};
+use readstates::model::counts::Parts;
+use readstates::model::ids::{
+    ChannelId, LogPosition, MAX_ID, MessageId, Offset, PartitionId, ReadStateKey, UserId,
+};
+use readstates::model::read_state::{ReadState, Remembered};
+use readstates::partition::io::{
+    Answer, Explanation, Failure, Kept, LoadKey, LoadedRow, Millis, Row, Stamp, Write,
+};
 use readstates::query::{Partitions, Status, Statuses, Unanswered, UserRows};
 use readstates::store::{Store, StoreError, StoredPosition};
 use readstates::wire::partitioner::partition_of;
@@ -172,6 +177,40 @@ impl FakePartitions {
     }
 }
 
+/// How every answer comes about: a read state that the store has, in a channel that was changed.
+pub fn explanation() -> Explanation {
+    let place = |offset| LogPosition::new(0, Offset(offset));
+    let row = |applied, kept, age_ms| Row {
+        applied: place(applied),
+        kept,
+        age_ms,
+    };
+    Explanation {
+        state: ReadState {
+            applied: place(3),
+            last_read: MessageId(4),
+            mentions: vec![Remembered {
+                id: MessageId(6),
+                everyone: false,
+            }],
+            ..ReadState::default()
+        },
+        parts: Parts {
+            live: 5,
+            own: 1,
+            by_name: 1,
+            only_by_name: 1,
+            ..Parts::default()
+        },
+        read_state_row: row(3, Kept::Stored, 1500),
+        channel_row: row(5, Kept::Changed, 700),
+        newest_seen: MessageId(9),
+        messages: 8,
+        applied: place(5),
+        durable: place(2),
+    }
+}
+
 impl Partitions for FakePartitions {
     fn live(&self) -> watch::Receiver<BTreeSet<PartitionId>> {
         self.live.subscribe()
@@ -189,6 +228,19 @@ impl Partitions for FakePartitions {
             return Err(Unanswered::TimedOut);
         }
         Ok(keys.into_iter().map(|key| self.world.look_up(key)).collect())
+    }
+
+    async fn explain(
+        &self,
+        partition: PartitionId,
+        key: ReadStateKey,
+        timeout: Duration,
+    ) -> Result<Result<Answer, Failure>, Unanswered> {
+        let mut answers = self.get(partition, vec![key], None, timeout).await?;
+        Ok(answers.pop().unwrap().map(|answer| Answer {
+            explanation: Some(Box::new(explanation())),
+            ..answer
+        }))
     }
 
     async fn take_stamp(&self, partition: PartitionId, _timeout: Duration) -> Result<Stamp, Unanswered> {

@@ -1,12 +1,16 @@
 //! Questions to the owners, and whether the answers may be as they are.
 
-use readstates::model::ids::{ChannelId, Offset, ReadStateKey, UserId};
+use readstates::model::counts::Counts;
+use readstates::model::ids::{ChannelId, LogPosition, Offset, ReadStateKey, UserId};
 use readstates::model::read_state::ReadState;
-use readstates::partition::io::{Answer, Failure, Get, Input, Millis, Overview, Reply, RequestId, Stamp};
+use readstates::partition::io::{
+    Answer, Explanation, Failure, Get, Input, Millis, Overview, Reply, RequestId, Stamp,
+};
 
 use super::{Outcome, World};
 use crate::simulation::judge::Evidence;
 use crate::simulation::owner::{Asked, OverviewTask, Request};
+use crate::simulation::settings_of;
 use crate::simulation::stats::Stat;
 
 /// How long rows that an overview read can be handed over.
@@ -61,9 +65,12 @@ impl World<'_> {
             let id = self.owners[index].id;
             format!("owner {id} is asked {request:?} {keys:?} after {after:?} until {deadline:?}")
         });
+        // By its number, so that the runs of known seeds stay as they are.
+        let explain = request.0.is_multiple_of(10);
         let what = Asked::Get {
             keys: keys.clone(),
             after: after_count,
+            explain,
         };
         let asked = Request {
             what,
@@ -76,6 +83,7 @@ impl World<'_> {
             request,
             keys,
             after,
+            explain,
             deadline,
         };
         self.handle(index, Input::Get(get))
@@ -284,9 +292,57 @@ impl World<'_> {
                 asked.asked_at, owner.taken
             ));
         }
+        let is_explained = answer.explanation.is_some();
+        if is_explained != matches!(asked.what, Asked::Get { explain: true, .. }) {
+            return Err(format!(
+                "{answer:?} is explained or not, against {:?}",
+                asked.what
+            ));
+        }
+        self.stats.hit_if(is_explained, Stat::AnswerExplained);
+        let mut answer = answer;
+        if let Some(explanation) = answer.explanation.take() {
+            self.check_explanation(index, &answer, &explanation)?;
+        }
+        let owner = &self.owners[index];
         self.stats.hit_if(owner.is_zombie, Stat::AnsweredByZombie);
         self.stats.hit_if(self.store.is_down, Stat::AnswerWhileStoreDown);
         self.keep(at, Evidence::Answer(answer));
+        Ok(())
+    }
+
+    /// What is said of an answer makes its numbers, and nothing of it is from after its position (invariant 6).
+    fn check_explanation(&self, index: usize, answer: &Answer, explanation: &Explanation) -> Outcome {
+        let Counts {
+            unread,
+            unread_capped,
+            mentions,
+            direct_mentions,
+            mentions_capped,
+        } = explanation
+            .parts
+            .counts(&settings_of(self.profile, self.options).counts);
+        let made = Answer {
+            unread,
+            unread_capped,
+            mentions,
+            direct_mentions,
+            mentions_capped,
+            exists: explanation.read_state_row.applied != LogPosition::NOTHING,
+            membership: explanation.state.membership,
+            ..answer.clone()
+        };
+        let epoch = self.owners[index].partition.position().epoch();
+        let at = answer.position.map_or(LogPosition::start(epoch), |offset| {
+            LogPosition::new(epoch, offset)
+        });
+        let newest = explanation
+            .read_state_row
+            .applied
+            .max(explanation.channel_row.applied);
+        if made != *answer || newest > at || explanation.durable > explanation.applied {
+            return Err(format!("{answer:?} is explained by {explanation:?}"));
+        }
         Ok(())
     }
 
