@@ -619,6 +619,58 @@ async fn a_session_that_expired_is_not_drained() {
     stopping.await.expect("the source ends without a broker").unwrap();
 }
 
+/// An owner that does not get further is given its partition anew, from the stored position; the others go on. If it
+/// stands at the same place again, the process can't go on; if it got further meanwhile, it is given it anew again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stuck_is_read_again_and_then_given_up() {
+    let settings = settings(&broker(), 2);
+    let stream = prepare(&settings).await.unwrap();
+    append(&settings, 0, 0, 50);
+    append(&settings, 1, 0, 50);
+    let positions = Positions::default();
+    positions.set(PartitionId(0), at(&stream, 9));
+    let mut member = start(&settings, &stream, &positions);
+    let owners = member.owners.clone();
+    let all = || owners.see(0, Seen::next) == 50 && owners.see(1, Seen::next) == 50;
+    until("both are read", all).await;
+    let assignments = || {
+        owners.see(0, |seen| {
+            let assigned = seen
+                .told
+                .iter()
+                .filter(|told| matches!(told, Told::Assign { .. }));
+            assigned.count()
+        })
+    };
+    for (times, applied) in [(2, 20), (3, 21)] {
+        owners.set_stuck(0, Some(LogPosition::new(0, Offset(applied))));
+        until("it is assigned anew", || assignments() == times).await;
+        owners.set_stuck(0, None);
+        let again = || owners.see(0, |seen| seen.records.len()) == 40 * times;
+        until("it is read again from the stored position", again).await;
+    }
+    assert!(member.failures.try_recv().is_err());
+    owners.set_stuck(0, Some(LogPosition::new(0, Offset(21))));
+    let failure = tokio::time::timeout(DEADLINE, member.failures.recv())
+        .await
+        .unwrap()
+        .unwrap();
+    let SourceFailure::Stuck {
+        partition, applied, ..
+    } = &failure
+    else {
+        panic!("{failure}");
+    };
+    assert_eq!(
+        (*partition, *applied),
+        (PartitionId(0), LogPosition::new(0, Offset(21)))
+    );
+    owners.see(1, |seen| {
+        assert_eq!(seen.records.len(), 50, "nothing happened to the other one")
+    });
+    member.source.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_member_is_succeeded() {
     let settings = settings(&broker(), 4);

@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::model::channel::Shape;
 use crate::model::counts::CountLimits;
 use crate::partition::{Settings, Share};
-use crate::shard::ShardSettings;
+use crate::shard::{STUCK_AFTER, ShardSettings};
 use crate::source::kafka::KafkaSettings;
 use crate::store::StreamIdentity;
 use crate::store::cassandra::{CassandraConfig, Password};
@@ -67,6 +67,7 @@ pub fn shards(config: &Config, stream: StreamIdentity) -> ShardSettings {
         },
         records: RecordLimits::from(&config.limits),
         threads: cores.saturating_sub(1).max(1),
+        stuck_after: STUCK_AFTER,
         stream,
     }
 }

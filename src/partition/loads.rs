@@ -52,6 +52,11 @@ impl Queue {
             .count()
     }
 
+    /// Whether the last load failed.
+    pub fn is_failing(&self) -> bool {
+        self.is_failing
+    }
+
     /// The first record that waits.
     pub fn first_record(&self) -> Option<LogPosition> {
         self.items.iter().find_map(|item| match item {

@@ -237,6 +237,11 @@ impl Partition {
         self.is_congested
     }
 
+    /// Whether something waits for a row that the store failed to give.
+    pub fn has_failed_loads(&self) -> bool {
+        self.queues.values().any(Queue::is_failing)
+    }
+
     /// Where the partition stands in its life.
     pub fn phase(&self) -> Phase {
         self.phase

@@ -6,6 +6,7 @@
 mod effects;
 mod intake;
 mod owned;
+mod progress;
 pub mod retry;
 mod worker;
 
@@ -21,9 +22,11 @@ use crate::model::ids::{LogPosition, Offset, PartitionId, ReadStateKey};
 use crate::partition::io::{Answer, Failure, Input, Reply, Stamp};
 use crate::partition::{Counters, Settings, Share};
 use crate::query::{Partitions, Status, Statuses, Unanswered, UserRows};
-use crate::source::{DeadLetter, Owners, RecordBatch};
+use crate::source::{DeadLetter, Owners, RecordBatch, Stuck};
 use crate::store::Store;
 use crate::wire::record::RecordLimits;
+
+pub use progress::STUCK_AFTER;
 
 /// Records of one partition that wait to be taken; above, no more are accepted.
 const QUEUED_RECORDS_MAX: usize = 8192;
@@ -41,6 +44,8 @@ pub struct ShardSettings {
     pub threads: usize,
     /// Which stream it is: stored with the positions.
     pub stream: crate::store::StreamIdentity,
+    /// [`STUCK_AFTER`], or less.
+    pub stuck_after: Duration,
 }
 
 /// Where records go that can't be used.
@@ -59,6 +64,8 @@ struct Inner {
     settings: ShardSettings,
     inboxes: Vec<Sender<Message>>,
     owned: Mutex<BTreeMap<PartitionId, Ownership>>,
+    /// Those that are ours by the group and whose position is being looked for.
+    assigning: Mutex<BTreeSet<PartitionId>>,
     live: watch::Sender<BTreeSet<PartitionId>>,
     store_health: Arc<retry::StoreHealth>,
 }
@@ -68,6 +75,8 @@ struct Ownership {
     assignment: u64,
     queued: Arc<AtomicUsize>,
     durable: LogPosition,
+    /// What is applied, where it does not move although its log does.
+    stuck_at: Option<LogPosition>,
 }
 
 /// What comes to a thread.
@@ -138,6 +147,18 @@ pub struct Totals {
     pub dead_letters: [u64; 3],
 }
 
+impl PartitionReport {
+    /// Of a partition of which nothing is known yet.
+    fn assigning(partition: PartitionId) -> Self {
+        let status = Status {
+            partition,
+            phase: "assigning",
+            ..Status::default()
+        };
+        PartitionReport { status, paused: None }
+    }
+}
+
 impl Totals {
     fn add(&mut self, other: &Totals) {
         self.counters.add(&other.counters);
@@ -168,6 +189,7 @@ impl Shards {
             settings,
             inboxes,
             owned: Mutex::default(),
+            assigning: Mutex::default(),
             live,
         });
         for (index, receiver) in receivers.into_iter().enumerate() {
@@ -207,6 +229,9 @@ impl Shards {
             all.partitions.extend(partitions);
             all.totals.add(&totals);
         }
+        let assigning = self.inner.assigning().clone();
+        all.partitions
+            .extend(assigning.into_iter().map(PartitionReport::assigning));
         all.partitions.sort_by_key(|report| report.status.partition);
         all
     }
@@ -240,6 +265,10 @@ impl Inner {
         self.owned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn assigning(&self) -> MutexGuard<'_, BTreeSet<PartitionId>> {
+        self.assigning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn inbox(&self, partition: PartitionId) -> &Sender<Message> {
         &self.inboxes[partition.0 as usize % self.inboxes.len()]
     }
@@ -269,7 +298,16 @@ impl Inner {
 }
 
 impl Owners for Shards {
+    fn assigning(&self, partition: PartitionId, is_being: bool) {
+        let mut assigning = self.inner.assigning();
+        match is_being {
+            true => assigning.insert(partition),
+            false => assigning.remove(&partition),
+        };
+    }
+
     fn assign(&self, partition: PartitionId, assignment: u64, durable: LogPosition, live_at: Offset) {
+        self.assigning(partition, false);
         let queued = Arc::new(AtomicUsize::new(0));
         let mut owned = self.inner.owned();
         owned.insert(
@@ -278,6 +316,7 @@ impl Owners for Shards {
                 assignment,
                 queued: Arc::clone(&queued),
                 durable,
+                stuck_at: None,
             },
         );
         let share = self.inner.share_out(&owned);
@@ -340,6 +379,18 @@ impl Owners for Shards {
             .iter()
             .map(|(partition, owned)| (*partition, owned.durable))
             .collect()
+    }
+
+    fn stuck(&self) -> Vec<Stuck> {
+        let owned = self.inner.owned();
+        let stuck = owned.iter().filter_map(|(partition, owned)| {
+            Some(Stuck {
+                partition: *partition,
+                assignment: owned.assignment,
+                applied: owned.stuck_at?,
+            })
+        });
+        stuck.collect()
     }
 
     fn end_seen(&self, partition: PartitionId, next: Offset) {

@@ -8,6 +8,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::effects::{Origin, Runner};
 use super::intake::{Intake, Next};
+use super::progress::{Found, Progress, STUCK_AFTER};
 use super::{Asked, Assign, DeadLetterSink, PartitionReport, ShardSettings, Totals};
 use crate::model::ids::{LogPosition, Offset, PartitionId};
 use crate::partition::io::{Effect, Get, Input, Millis, Overview, Reply, RequestId};
@@ -39,8 +40,18 @@ pub struct Owned {
     waiting: HashMap<RequestId, Waiting>,
     last_request: u64,
     drained: Option<oneshot::Sender<LogPosition>>,
+    progress: Progress,
     /// What [`Owned::take_news`] gave last.
-    told: Option<(bool, LogPosition)>,
+    told: Option<News>,
+}
+
+/// What others want to know of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct News {
+    pub is_live: bool,
+    pub durable: LogPosition,
+    /// What is applied, where it is stuck there.
+    pub stuck_at: Option<LogPosition>,
 }
 
 impl Owned {
@@ -75,6 +86,7 @@ impl Owned {
             waiting: HashMap::new(),
             last_request: 0,
             drained: None,
+            progress: Progress::new(settings.stuck_after),
             told: None,
         }
     }
@@ -87,11 +99,15 @@ impl Owned {
         self.origin.assignment
     }
 
-    /// Whether it is live and up to where it is durable, if that is not what was taken the last time. Both change by
-    /// records as well as by what comes back from the store and the dead letters.
-    pub fn take_news(&mut self) -> Option<(bool, LogPosition)> {
-        let is_live = self.partition.phase() == Phase::Live;
-        let news = Some((is_live, self.partition.standing().durable));
+    /// How it stands, if that is not what was taken the last time. It changes by records as well as by what comes back
+    /// from the store and the dead letters.
+    pub fn take_news(&mut self) -> Option<News> {
+        let standing = self.partition.standing();
+        let news = Some(News {
+            is_live: self.partition.phase() == Phase::Live,
+            durable: standing.durable,
+            stuck_at: self.progress.is_stuck().then_some(standing.applied),
+        });
         (std::mem::replace(&mut self.told, news) != news)
             .then_some(news)
             .flatten()
@@ -114,7 +130,8 @@ impl Owned {
         self.end_seen = self.end_seen.max(Some(next));
     }
 
-    pub fn saw_end(&mut self, next: Offset) {
+    pub fn saw_end(&mut self, now: Millis, next: Offset) {
+        self.progress.end_told(now);
         self.end_seen = self.end_seen.max(Some(next));
     }
 
@@ -202,7 +219,12 @@ impl Owned {
     }
 
     /// Whether something may be due although nothing came in.
-    pub fn settle(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+    pub fn settle<S: Store, D: DeadLetterSink>(
+        &mut self,
+        now: Millis,
+        effects: &mut Vec<Effect>,
+        runner: &Runner<S, D>,
+    ) {
         self.partition.handle(now, Input::Tick, effects);
         self.partition.settle(now, effects);
         let is_behind = self.end_seen.is_some_and(|end| end > self.next());
@@ -211,6 +233,40 @@ impl Owned {
         } else {
             None
         };
+        if self.progress.is_due(now) {
+            self.watch_progress(now, runner);
+        }
+    }
+
+    fn watch_progress<S: Store, D: DeadLetterSink>(&mut self, now: Millis, runner: &Runner<S, D>) {
+        let standing = self.partition.standing();
+        let is_giving_up = self.partition.phase() >= Phase::Draining;
+        let applied_next = standing.applied.offset().map_or(0, |last| last.0 + 1);
+        let is_behind = !is_giving_up && self.end_seen.is_some_and(|end| end.0 > applied_next);
+        let (partition, intake) = (&self.partition, &self.intake);
+        let is_excused =
+            || runner.store_health.is_failing() || partition.has_failed_loads() || intake.is_sending();
+        let stream = &runner.stream.stream_id;
+        match self.progress.look(now, &standing, is_behind, is_excused) {
+            Found::Nothing => {}
+            Found::Stuck => tracing::error!(
+                stream,
+                partition = %self.origin.partition,
+                assignment = self.origin.assignment,
+                applied = %standing.applied,
+                taken = %self.partition.position(),
+                end = %self.end_seen.unwrap_or_default(),
+                queued_records = self.intake.len(),
+                waiting_records = standing.waiting_records,
+                dirty_entries = standing.dirty,
+                congested = self.partition.is_congested(),
+                "stuck: nothing was applied for {} s although the log goes on; it is read again from the stored position",
+                STUCK_AFTER.as_secs()
+            ),
+            Found::MovesAgain => tracing::info!(
+                stream, partition = %self.origin.partition, applied = %standing.applied, "moves again"
+            ),
+        }
     }
 
     /// Does what the partition wants done.
@@ -289,6 +345,7 @@ impl Owned {
             dirty_entries: standing.dirty as u64,
             applied_lag_records: end.saturating_sub(next),
             phase: match self.partition.phase() {
+                Phase::CatchingUp | Phase::Live if self.progress.is_stuck() => "stuck",
                 Phase::CatchingUp => "catching-up",
                 Phase::Live => "live",
                 Phase::Draining | Phase::Drained => "draining",

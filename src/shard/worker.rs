@@ -90,7 +90,7 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
         let mut took_any = false;
         for owned in self.owned.values_mut() {
             took_any |= owned.take_records(now, &mut self.effects, &self.runner);
-            owned.settle(now, &mut self.effects);
+            owned.settle(now, &mut self.effects, &self.runner);
             owned.run(&mut self.effects, &self.runner);
             tell(&self.shards, owned);
         }
@@ -120,7 +120,7 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
             }
             Message::EndSeen(partition, next) => {
                 if let Some(owned) = self.owned.get_mut(&partition) {
-                    owned.saw_end(next);
+                    owned.saw_end(now, next);
                 }
             }
             Message::Drain(partition, assignment, done) => {
@@ -208,7 +208,7 @@ impl Drop for AbortOnPanic {
 
 /// Tells the others where a partition stands, if that changed since they were told.
 fn tell(shards: &Weak<Inner>, owned: &mut Owned) {
-    let Some((is_live, durable)) = owned.take_news() else {
+    let Some(news) = owned.take_news() else {
         return;
     };
     let Some(shards) = shards.upgrade() else { return };
@@ -220,9 +220,10 @@ fn tell(shards: &Weak<Inner>, owned: &mut Owned) {
     else {
         return;
     };
-    ownership.durable = durable;
+    ownership.durable = news.durable;
+    ownership.stuck_at = news.stuck_at;
     // Under the lock: once it is given up, nobody calls it live.
-    shards.live.send_if_modified(|live| match is_live {
+    shards.live.send_if_modified(|live| match news.is_live {
         true => live.insert(partition),
         false => live.remove(&partition),
     });

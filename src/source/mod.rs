@@ -36,6 +36,9 @@ pub struct RawRecord {
 
 /// What a source tells the threads that own partitions. Nothing here waits.
 pub trait Owners: Clone + Send + 'static {
+    /// The partition is ours, and its position is being looked for; or it is given up before that was found.
+    fn assigning(&self, partition: PartitionId, is_being: bool);
+
     /// The partition is ours from now on, under this number, and its records follow from just after `durable`.
     /// It is live once it has come to `live_at` (the offset that would have come next when it was assigned).
     fn assign(&self, partition: PartitionId, assignment: u64, durable: LogPosition, live_at: Offset);
@@ -56,8 +59,23 @@ pub trait Owners: Clone + Send + 'static {
     /// The durable position of each partition owned, as last stored.
     fn durable(&self) -> Vec<(PartitionId, LogPosition)>;
 
-    /// The end of a partition's log as last seen (the offset that comes next), for lag.
+    /// Partitions that have not moved for a while although their logs did, and nobody knows why.
+    fn stuck(&self) -> Vec<Stuck>;
+
+    /// The end of a partition's log as the broker told it just now (the offset that comes next), for lag, and for
+    /// noticing what is stuck.
     fn end_seen(&self, partition: PartitionId, next: Offset);
+}
+
+/// A partition that does not move although its log does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    /// Which.
+    pub partition: PartitionId,
+    /// In which ownership.
+    pub assignment: u64,
+    /// Where it stands: the last record applied.
+    pub applied: LogPosition,
 }
 
 /// A record that can't be used, as it goes to the dead letters.

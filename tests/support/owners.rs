@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use readstates::model::ids::{ChannelId, LogPosition, Offset, PartitionId, UserId};
 use readstates::model::read_state::ReadState;
 use readstates::partition::io::{LoadKey, LoadedRow, Write};
-use readstates::source::{Owners, RawRecord, RecordBatch};
+use readstates::source::{Owners, RawRecord, RecordBatch, Stuck};
 use readstates::store::{Store, StoreError, StoredPosition, StreamIdentity};
 use tokio::sync::oneshot;
 
@@ -85,6 +85,8 @@ pub struct Seen {
     /// With the assignment of each.
     pub records: Vec<(u64, RawRecord)>,
     pub end: Option<u64>,
+    /// It was given by the group, and where it begins is not known yet.
+    pub assigning: bool,
     assignment: Option<u64>,
     durable: Option<LogPosition>,
     waiting: Option<oneshot::Sender<LogPosition>>,
@@ -120,6 +122,7 @@ struct State {
     seen: BTreeMap<PartitionId, Seen>,
     refusing: BTreeSet<PartitionId>,
     hold_drains: bool,
+    stuck: BTreeMap<PartitionId, LogPosition>,
 }
 
 /// One member's owners. A partition that is drained has everything durable that was offered to it.
@@ -180,6 +183,15 @@ impl Recorder {
         }
     }
 
+    /// From now on a partition, in whichever ownership, says that it is stuck after this record; or not any more.
+    pub fn set_stuck(&self, partition: u32, applied: Option<LogPosition>) {
+        let mut state = self.state();
+        match applied {
+            Some(applied) => state.stuck.insert(PartitionId(partition), applied),
+            None => state.stuck.remove(&PartitionId(partition)),
+        };
+    }
+
     /// From now on draining takes until this is called with false.
     pub fn hold_drains(&self, hold: bool) {
         let mut state = self.state();
@@ -215,10 +227,36 @@ impl Recorder {
 }
 
 impl Owners for Recorder {
+    fn assigning(&self, partition: PartitionId, is_being: bool) {
+        let mut state = self.state();
+        let seen = state.seen.entry(partition).or_default();
+        assert!(
+            !seen.owned() || !is_being,
+            "partition {partition} is owned already"
+        );
+        seen.assigning = is_being;
+    }
+
+    fn stuck(&self) -> Vec<Stuck> {
+        let state = self.state();
+        let stuck = state.stuck.iter().filter_map(|(partition, applied)| {
+            Some(Stuck {
+                partition: *partition,
+                assignment: state.seen.get(partition)?.assignment?,
+                applied: *applied,
+            })
+        });
+        stuck.collect()
+    }
+
     fn assign(&self, partition: PartitionId, assignment: u64, durable: LogPosition, live_at: Offset) {
         let mut state = self.state();
         let seen = state.seen.entry(partition).or_default();
         assert!(!seen.owned(), "partition {partition} is assigned twice");
+        assert!(
+            std::mem::take(&mut seen.assigning),
+            "partition {partition} comes out of the blue"
+        );
         seen.assignment = Some(assignment);
         seen.durable = Some(durable);
         seen.told.push(Told::Assign {

@@ -40,6 +40,10 @@ pub(super) enum Event {
     Accepted,
     /// librdkafka can't go on, or went back.
     Doubted,
+    /// Its owner does not get further although the log goes on.
+    Stuck,
+    /// The same again, although it was taken anew.
+    Hopeless,
     /// The group wants it back, or the process ends.
     Revoked,
     /// Its owner has written everything.
@@ -67,6 +71,8 @@ pub(super) enum Action {
     Locate,
     /// Stop comparing.
     Cancel,
+    /// Take it as if the group had given it just now: under a new number, from the stored position.
+    Renew,
     /// Tell the wiring that the process can't go on like this.
     Report,
     /// Tell the owner to write what is left.
@@ -93,6 +99,11 @@ pub(super) fn next(phase: Phase, event: Event) -> (Phase, &'static [Action]) {
         (P::Running, E::Doubted) => (P::Checking, &[A::Pause, A::Locate]),
         (P::Checking, E::Located) => (P::Running, &[A::Fetch]),
         (P::Checking, E::Misfit) => (P::Stopped, &[A::Report]),
+
+        (P::Running | P::Paused, E::Stuck) => (P::Locating, &[A::Halt, A::Forget, A::Renew, A::Locate]),
+        (P::Checking, E::Stuck) => (P::Locating, &[A::Cancel, A::Halt, A::Forget, A::Renew, A::Locate]),
+        (P::Running | P::Paused, E::Hopeless) => (P::Stopped, &[A::Halt]),
+        (P::Checking, E::Hopeless) => (P::Stopped, &[A::Cancel, A::Halt]),
 
         (P::Running | P::Paused | P::Stopped, E::Revoked) => (P::Draining, &[A::Halt, A::Drain]),
         (P::Running | P::Paused | P::Stopped, E::Lost) => (P::Gone, &[A::Halt, A::Forget]),
@@ -159,6 +170,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_stuck_is_taken_anew_from_the_stored_position() {
+        use Event::*;
+        for before in [vec![], vec![Stalled], vec![Doubted]] {
+            let events: Vec<Event> = [
+                vec![Located],
+                before,
+                vec![Stuck, Located, Revoked, Drained, HandedOver],
+            ]
+            .concat();
+            let (phase, done) = follow(&events);
+            assert_eq!(phase, Phase::Gone);
+            let assigned = done
+                .iter()
+                .filter(|action| matches!(action, Action::Assign | Action::Renew | Action::Forget));
+            let expected = [
+                Action::Assign,
+                Action::Forget,
+                Action::Renew,
+                Action::Assign,
+                Action::Forget,
+            ];
+            assert!(assigned.eq(&expected), "{events:?}: {done:?}");
+        }
+    }
+
+    #[test]
     fn an_owner_forgets_exactly_what_it_was_assigned() {
         use Event::*;
         for (events, assigned) in [
@@ -168,6 +205,8 @@ mod tests {
                 vec![Located, Doubted, Misfit, Revoked, DeadlinePassed, HandedOver],
                 true,
             ),
+            (vec![Located, Stuck, Misfit, Lost], true),
+            (vec![Located, Hopeless, Revoked, Drained, HandedOver], true),
             (vec![Revoked, HandedOver], false),
             (vec![Misfit, Revoked, HandedOver], false),
             (vec![Misfit, Lost], false),

@@ -42,7 +42,7 @@ use self::lifecycle::Phase;
 use self::locate::Locator;
 use self::reader::Reader;
 use super::Owners;
-use crate::model::ids::{Offset, PartitionId};
+use crate::model::ids::{LogPosition, Offset, PartitionId};
 use crate::store::{Store, StreamIdentity};
 
 /// Failures that wait for the wiring to look; one is enough to end the process.
@@ -71,6 +71,20 @@ pub enum SourceFailure {
         topic: String,
         /// What librdkafka says.
         error: String,
+    },
+    /// A partition does not move although its log does, and taking it anew did not help.
+    #[error(
+        "topic {topic:?}, partition {partition} is stuck after record {applied} although its log goes on, also after it \
+         was read again from the stored position: ending, so that another instance takes it. If that one ends like \
+         this too, look at this record and at what the log says of this partition"
+    )]
+    Stuck {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: PartitionId,
+        /// The last record applied.
+        applied: LogPosition,
     },
     /// librdkafka gave up.
     #[error("{0}")]
@@ -154,6 +168,7 @@ impl KafkaSource {
             },
             stopping: false,
             asking_ends: None,
+            end_rounds: 0,
         };
         let thread = std::thread::Builder::new()
             .name("kafka".into())

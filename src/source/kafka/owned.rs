@@ -47,6 +47,8 @@ pub(super) struct Owned {
     pub draining: Option<oneshot::Receiver<LogPosition>>,
     /// What was durable in the end.
     pub drained: Option<LogPosition>,
+    /// What was applied when it was found stuck and taken anew.
+    pub was_stuck_at: Option<LogPosition>,
     pub builder: BatchBuilder,
     held: VecDeque<RecordBatch>,
     held_records: usize,
@@ -70,12 +72,22 @@ impl Owned {
             drain_deadline: None,
             draining: None,
             drained: None,
+            was_stuck_at: None,
             builder: BatchBuilder::default(),
             held: VecDeque::new(),
             held_records: 0,
             held_bytes: 0,
             refused_since: None,
         }
+    }
+
+    /// As if the group had given it just now, under this number.
+    pub fn renew(&mut self, assignment: u64) {
+        *self = Owned {
+            phase: self.phase,
+            was_stuck_at: self.was_stuck_at,
+            ..Owned::new(self.partition, assignment)
+        };
     }
 
     /// Offers what was gathered, after what was refused before.

@@ -18,7 +18,7 @@ use super::locate::{Locator, Refusal, Start};
 use super::owned::Owned;
 use super::{SourceFailure, SourceStats};
 use crate::model::ids::{Offset, PartitionId};
-use crate::source::Owners;
+use crate::source::{Owners, Stuck};
 use crate::store::Store;
 
 /// How often the group is asked for news.
@@ -59,6 +59,8 @@ pub(super) struct Reader<O, S> {
     pub commits: Commits,
     pub stopping: bool,
     pub asking_ends: Option<JoinHandle<()>>,
+    /// How often ends were asked for.
+    pub end_rounds: u32,
 }
 
 impl<O: Owners, S: Store> Reader<O, S> {
@@ -78,6 +80,7 @@ impl<O: Owners, S: Store> Reader<O, S> {
             if now >= periodic_due {
                 periodic_due = now + PERIODIC_INTERVAL;
                 self.commit_durable();
+                self.serve_stuck();
                 self.ask_ends();
             }
             self.serve_owners(now);
@@ -148,11 +151,16 @@ impl<O: Owners, S: Store> Reader<O, S> {
                 owned.discard();
                 self.fetch_no_more(partition);
             }
+            Action::Renew => {
+                self.next_assignment += 1;
+                owned.renew(self.next_assignment);
+            }
             Action::Locate => self.locate(partition),
             Action::Cancel => {
                 if let Some(task) = owned.locating.take() {
                     task.abort();
                 }
+                self.owners.assigning(partition, false);
             }
             Action::Drain => {
                 owned.drain_deadline = Some(Instant::now() + DRAIN_DEADLINE);
@@ -260,6 +268,32 @@ impl<O: Owners, S: Store> Reader<O, S> {
         self.handovers.push(Handover::new(partitions, false));
     }
 
+    /// Takes anew what is stuck, and ends the process where that did not help.
+    fn serve_stuck(&mut self) {
+        for Stuck {
+            partition,
+            assignment,
+            applied,
+        } in self.owners.stuck()
+        {
+            let is_it = |owned: &&mut Owned| owned.assignment == assignment;
+            let Some(owned) = self.owned(partition).filter(is_it) else {
+                continue;
+            };
+            if owned.was_stuck_at.is_none_or(|at| at < applied) {
+                owned.was_stuck_at = Some(applied);
+                self.apply(partition, Event::Stuck);
+            } else if owned.phase != Phase::Stopped {
+                self.apply(partition, Event::Hopeless);
+                self.fail(SourceFailure::Stuck {
+                    topic: self.topic.to_string(),
+                    partition,
+                    applied,
+                });
+            }
+        }
+    }
+
     /// Compares the position of a partition with the log, at the beginning with that of the store.
     fn locate(&mut self, partition: PartitionId) {
         let (locator, tell) = (self.locator.clone(), self.tell_located.clone());
@@ -267,6 +301,9 @@ impl<O: Owners, S: Store> Reader<O, S> {
             return;
         };
         let (assignment, next, first) = (owned.assignment, owned.next, owned.phase == Phase::Locating);
+        if first {
+            self.owners.assigning(partition, true);
+        }
         let task = self.runtime.spawn(async move {
             let result = if first {
                 locator.locate(partition).await

@@ -25,6 +25,8 @@ const GATHER_MAX: Duration = Duration::from_millis(1);
 const POLLS_MAX: u32 = 1024;
 /// Records between two looks at the clock.
 const POLLS_PER_CLOCK: u32 = 64;
+/// Ends of partitions that have come to theirs are asked for in one of so many rounds, a second each.
+const ROUNDS_BETWEEN_ALL_ENDS: u32 = 10;
 /// How long to wait for a record while nothing else is to be done.
 const IDLE_WAIT: Duration = Duration::from_millis(10);
 /// The same while an owner refuses records or is draining.
@@ -171,14 +173,18 @@ impl<O: Owners, S: Store> Reader<O, S> {
         }
     }
 
-    /// Asks for the ends of those partitions that have not come to theirs, unless the last asking still goes on. While
-    /// no broker answers, some partition is asked for all the same, to notice when one does.
+    /// Asks for the ends of those partitions that have not come to theirs, unless the last asking still goes on; in some
+    /// rounds of all, should librdkafka fail to notice that a log goes on. While no broker answers, some partition is
+    /// asked for all the same, to notice when one does.
     pub fn ask_ends(&mut self) {
         if self.asking_ends.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
+        let of_all = self.end_rounds.is_multiple_of(ROUNDS_BETWEEN_ALL_ENDS);
+        self.end_rounds = self.end_rounds.wrapping_add(1);
         let mut behind = self.those(|owned| {
-            !owned.at_end && matches!(owned.phase, Phase::Running | Phase::Paused | Phase::Checking)
+            (of_all || !owned.at_end)
+                && matches!(owned.phase, Phase::Running | Phase::Paused | Phase::Checking)
         });
         let nobody_is = behind.is_empty();
         if nobody_is {
