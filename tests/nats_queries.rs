@@ -112,9 +112,12 @@ async fn explain_says_how_an_answer_comes_about() {
         }
         let lines = reply.lines.join("\n");
         for part in [
-            format!("User 7 has {} unread messages", numbers[0].unread_count),
+            format!(
+                "User 7 in channel {}: {} unread",
+                asked.channel, numbers[0].unread_count
+            ),
             format!("right after record 5 of partition {partition}"),
-            "5 messages after that are not deleted, without 1 by the user".to_owned(),
+            "5 messages above 4 that are not deleted, without 1 by the user".to_owned(),
             "by name 1 in all: 6.".to_owned(),
             "last changed by record 3; as the store has it, read or written 1.5 s ago".to_owned(),
             "last changed by record 5; changed 0.7 s ago and not in the store yet".to_owned(),
@@ -149,7 +152,12 @@ async fn json_is_answered_in_json_with_default_values() {
     let json = ("content-type", "application/json");
     let request = br#"{"keys":[{"userId":"1","channel_id":2}]}"#;
     let spaced = br#"  {"keys":[{"userId":1,"channelId":"2"}],"future":[]}"#;
-    for (headers, request) in [(&[][..], &request[..]), (&[json][..], &spaced[..])] {
+    let as_http_writes_it = ("Content-Type", "application/json; charset=utf-8");
+    for (headers, request) in [
+        (&[][..], &request[..]),
+        (&[json][..], &spaced[..]),
+        (&[as_http_writes_it][..], &spaced[..]),
+    ] {
         let reply = caller.raw(&caller.subjects.get(), headers, request).await;
         assert_eq!(
             reply.headers.unwrap().get("content-type").unwrap().as_str(),

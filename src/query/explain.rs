@@ -106,8 +106,8 @@ impl Said {
             None => format!("before the first record of partition {}", self.partition),
         };
         self.line(format!(
-            "User {user} has {}{} unread messages in channel {channel}; {}{} of them mention the user, {}{} of these \
-             by name: the state {when}.",
+            "User {user} in channel {channel}: {}{} unread; {}{} of them mention the user, {}{} of these by name. That \
+             is the state {when}.",
             at_least(answer.unread_capped),
             answer.unread,
             at_least(answer.mentions_capped),
@@ -172,7 +172,8 @@ impl Said {
         } = explanation.parts;
         let state = &explanation.state;
         self.line(format!(
-            "Unread: {live} messages after that are not deleted, without {own} by the user{}{}.",
+            "Unread: {live} messages above {} that are not deleted, without {own} by the user{}{}.",
+            state.last_read.max(state.own_unknown),
             match others_below {
                 0 => String::new(),
                 below => format!(", and {below} of others further down, which a mark as unread passed over"),
@@ -237,9 +238,15 @@ impl Said {
     }
 
     fn place(&mut self, explanation: &Explanation, instance: &str) {
+        let up_to = |place: LogPosition| match place.offset() {
+            Some(_) => format!("up to record {place}"),
+            None => "nothing yet".to_owned(),
+        };
         self.line(format!(
-            "Partition {} is owned by {instance}: applied up to record {}, in the store up to record {}.",
-            self.partition, explanation.applied, explanation.durable
+            "Partition {} is owned by {instance}; applied: {}; in the store: {}.",
+            self.partition,
+            up_to(explanation.applied),
+            up_to(explanation.durable)
         ));
         self.fact("instance", instance);
         self.fact("epoch", explanation.applied.epoch());

@@ -507,10 +507,17 @@ impl<P: Partitions, S: Store> Answerer<P, S> {
 }
 
 fn decode<T: prost::Message + Name + Default>(message: &Message) -> Result<(T, Form), QueryError> {
-    let content_type = message
-        .headers
-        .as_ref()
-        .and_then(|headers| headers.get(headers::CONTENT_TYPE));
-    let json = content_type.is_some_and(|value| headers::is_json_content_type(value.as_ref()));
-    decode_request(&message.payload, json).map_err(QueryError::malformed)
+    let is_json = message.headers.as_ref().is_some_and(|headers| {
+        // NATS leaves the case of names as it is, and some clients write it as HTTP does.
+        let mut named = headers.iter().filter(|(name, _)| {
+            let name: &str = name.as_ref();
+            name.eq_ignore_ascii_case(headers::CONTENT_TYPE)
+        });
+        named.any(|(_, values)| {
+            values
+                .last()
+                .is_some_and(|value| headers::is_json_content_type(value.as_ref()))
+        })
+    });
+    decode_request(&message.payload, is_json).map_err(QueryError::malformed)
 }
