@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::{Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerError};
 use metrics::Counter;
 
@@ -19,6 +20,8 @@ const RECONNECT_PAUSE_MS_FIRST: u64 = 50;
 const RECONNECT_PAUSE_MS_MAX: u64 = 5_000;
 /// How often a server that hangs up is asked why, before it counts as away.
 const FIRST_ATTEMPTS: u32 = 5;
+/// How often one that was away at the start is asked whether it refuses us.
+const REFUSED_INTERVAL: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A peer that is gone without a word is noticed after three of these.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -36,34 +39,65 @@ pub struct ConnectError(String);
 /// # Errors
 /// If what is configured is of no use, or the server refuses it: what trying again does not cure.
 pub async fn connect(nats: &Nats, dropped: Counter) -> Result<Client, ConnectError> {
-    let urls = shown(&nats.urls);
-    let options = || {
-        let options = tls(login(ConnectOptions::new(), &nats.login)?, &nats.tls)
-            .name("readstates")
-            .max_reconnects(None)
-            .connection_timeout(CONNECT_TIMEOUT)
-            .ping_interval(PING_INTERVAL)
-            .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
-            .reconnect_delay_callback(reconnect_pause)
-            .event_callback(on_event(urls.clone(), login_advice(&nats.login), dropped.clone()));
-        Ok(options)
-    };
     // One that retries by itself doesn't tell a server that refuses us from one that is away.
+    match first_attempt(nats, || client_options(nats, &dropped)).await? {
+        Some(client) => Ok(client),
+        None => client_options(nats, &dropped)?
+            .retry_on_initial_connect()
+            .connect(nats.urls.as_slice())
+            .await
+            .map_err(|error| ConnectError(format!("nats.url {}: {error}", shown(&nats.urls)))),
+    }
+}
+
+/// Returns if the server turns out to refuse us once it is there; never once `client` has been connected. An instance
+/// that owned partitions and could not be asked would be worse than none.
+pub async fn refused(nats: &Nats, client: &Client) -> ConnectError {
+    while client.connection_state() != State::Connected {
+        let attempt = first_attempt(nats, || plain_options(nats)).await;
+        if let Err(refused) = attempt {
+            return refused;
+        }
+        tokio::time::sleep(REFUSED_INTERVAL).await;
+    }
+    std::future::pending().await
+}
+
+/// Connects; nothing if the server is away.
+async fn first_attempt(
+    nats: &Nats,
+    options: impl Fn() -> Result<ConnectOptions, ConnectError>,
+) -> Result<Option<Client>, ConnectError> {
     for _ in 0..FIRST_ATTEMPTS {
         match options()?.connect(nats.urls.as_slice()).await {
-            Ok(client) => return Ok(client),
+            Ok(client) => return Ok(Some(client)),
             Err(error) => match refusal(nats, &error) {
-                Some(why) => return Err(ConnectError(format!("nats.url {urls}: {why}"))),
-                None if !is_broken_off(&error) => break,
-                None => {}
+                Some(why) => return Err(ConnectError(format!("nats.url {}: {why}", shown(&nats.urls)))),
+                None if is_broken_off(&error) => {}
+                None => break,
             },
         }
     }
-    options()?
-        .retry_on_initial_connect()
-        .connect(nats.urls.as_slice())
-        .await
-        .map_err(|error| ConnectError(format!("nats.url {urls}: {error}")))
+    Ok(None)
+}
+
+fn client_options(nats: &Nats, dropped: &Counter) -> Result<ConnectOptions, ConnectError> {
+    Ok(plain_options(nats)?
+        .max_reconnects(None)
+        .ping_interval(PING_INTERVAL)
+        .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
+        .reconnect_delay_callback(reconnect_pause)
+        .event_callback(on_event(
+            shown(&nats.urls),
+            login_advice(&nats.login),
+            dropped.clone(),
+        )))
+}
+
+fn plain_options(nats: &Nats) -> Result<ConnectOptions, ConnectError> {
+    Ok(tls(login(ConnectOptions::new(), &nats.login)?, &nats.tls)
+        .name("readstates")
+        .connection_timeout(CONNECT_TIMEOUT))
 }
 
 /// Why the server will refuse us again, and which setting to change; none if trying again can help.
@@ -128,11 +162,15 @@ fn login(connect: ConnectOptions, login: &NatsLogin) -> Result<ConnectOptions, C
         NatsLogin::User(Login { user, password }) => {
             Ok(connect.user_and_password(user.clone(), password.reveal().to_owned()))
         }
-        NatsLogin::Credentials(credentials) => connect.credentials(credentials.reveal()).map_err(|error| {
-            ConnectError(format!(
-                "nats.credentials_file: {error}: a file as `nsc generate creds` makes it is needed"
-            ))
-        }),
+        NatsLogin::Credentials(credentials) => {
+            // async-nats wants an end of line after the last one.
+            let text = format!("{}\n", credentials.reveal());
+            connect.credentials(&text).map_err(|error| {
+                ConnectError(format!(
+                    "nats.credentials_file: {error}: a file as `nsc generate creds` makes it is needed"
+                ))
+            })
+        }
         NatsLogin::Nkey(seed) => {
             // Tools write comments around it.
             let mut lines = seed.reveal().lines().map(str::trim);

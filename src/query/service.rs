@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::service::endpoint::Endpoint as NatsEndpoint;
 use async_nats::service::{Request as NatsRequest, Service, ServiceExt, error::Error as NatsServiceError};
-use async_nats::{Client, HeaderMap, Message, Subscriber};
+use async_nats::{Client, HeaderMap, HeaderValue, Message, Subscriber};
 use futures::StreamExt;
 use prost::{Message as _, Name};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -29,6 +29,15 @@ use crate::wire::query::{Form, decode_request, encode_reply};
 /// How many requests are worked on at once, of callers, and again of other instances: these must not wait for those,
 /// or two instances that are full would wait for each other.
 pub const REQUESTS_IN_WORK_MAX: usize = 4096;
+/// A request of more than this counts as several, so all requests in work have 64 MiB at most.
+const REQUEST_BYTES_PER_PERMIT: usize = 16 * 1024;
+/// What JSON takes for one key, with spaces for people. Much more than is needed for all keys that are allowed is not even
+/// read: it would take a hundred times its size.
+const JSON_KEY_BYTES_MAX: usize = 256;
+/// The same for one position in `after`.
+const JSON_POSITION_BYTES_MAX: usize = 128;
+/// The same for everything else.
+const JSON_OTHER_BYTES_MAX: usize = 64 * 1024;
 /// The name of the service and of its queue group.
 const NAME: &str = "readstates";
 /// What headers may add to a payload.
@@ -365,7 +374,7 @@ impl<P: Partitions, S: Store> Answerer<P, S> {
             self.metrics.ignored(endpoint);
             return;
         }
-        match self.permit(asked) {
+        match self.permit(asked, incoming.message().payload.len()) {
             // How things are must be told even when there is too much to do, one caller after the other.
             Ok(None) => self.work(asked, incoming).await,
             Ok(Some(permit)) => {
@@ -381,13 +390,16 @@ impl<P: Partitions, S: Store> Answerer<P, S> {
         }
     }
 
-    fn permit(&self, asked: Asked) -> Result<Option<OwnedSemaphorePermit>, QueryError> {
+    /// Large requests count as several, so that what waits takes a bounded room.
+    fn permit(&self, asked: Asked, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, QueryError> {
         let in_work = match asked {
             Asked::Status => return Ok(None),
             Asked::Get | Asked::Overview => &self.in_work[0],
             Asked::PartitionGet(_) | Asked::Stamp(_) | Asked::HandOver(_) => &self.in_work[1],
         };
-        match in_work.clone().try_acquire_owned() {
+        let weight = (1 + bytes / REQUEST_BYTES_PER_PERMIT).min(self.options.requests_in_work_max.max(1));
+        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
+        match in_work.clone().try_acquire_many_owned(weight) {
             Ok(permit) => Ok(Some(permit)),
             Err(_) => Err(QueryError::new(
                 Code::Overloaded,
@@ -425,22 +437,22 @@ impl<P: Partitions, S: Store> Answerer<P, S> {
         let (owners, limits) = (&self.owners, self.limits());
         match asked {
             Asked::Get => {
-                let (request, form) = decode(message)?;
+                let (request, form) = decode(message, limits)?;
                 let reply = get(owners, limits, &request, deadline).await?;
                 Ok(Answer::new(&reply, form))
             }
             Asked::PartitionGet(partition) => {
-                let (request, form) = decode(message)?;
+                let (request, form) = decode(message, limits)?;
                 let reply = partition_get(owners, limits, partition, &request, deadline).await?;
                 Ok(Answer::new(&reply, form))
             }
             Asked::Overview => {
-                let (request, form) = decode(message)?;
+                let (request, form) = decode(message, limits)?;
                 let reply = overview(owners, &self.store, limits.partition_count, &request, deadline).await?;
                 Ok(Answer::new(&reply, form))
             }
             Asked::Status => {
-                let (_, form) = decode::<crate::wire::proto::v1::StatusRequest>(message)?;
+                let (_, form) = decode::<crate::wire::proto::v1::StatusRequest>(message, limits)?;
                 let status = tokio::time::timeout(STATUS_TIMEOUT, owners.partitions.status())
                     .await
                     .map_err(|_| {
@@ -454,6 +466,7 @@ impl<P: Partitions, S: Store> Answerer<P, S> {
                 let hand_over = wire::HandOver::decode(message.payload.clone())
                     .map_err(QueryError::malformed)
                     .and_then(HandOver::try_from)?;
+                hand_over.check(partition, limits.partition_count)?;
                 self.answer_instance(partition, &hand_over, deadline).await
             }
         }
@@ -483,11 +496,37 @@ impl<P: Partitions, S: Store> Answerer<P, S> {
     }
 }
 
-fn decode<T: prost::Message + Name + Default>(message: &Message) -> Result<(T, Form), QueryError> {
+fn decode<T: prost::Message + Name + Default>(
+    message: &Message,
+    limits: GetLimits,
+) -> Result<(T, Form), QueryError> {
     let content_type = message
         .headers
         .as_ref()
-        .and_then(|headers| headers.get(headers::CONTENT_TYPE));
+        .and_then(|headers| find(headers, headers::CONTENT_TYPE));
     let json = content_type.is_some_and(|value| headers::is_json_content_type(value.as_ref()));
+    let (bytes, bytes_max) = (message.payload.len(), json_bytes_max(limits));
+    if bytes > bytes_max && Form::of_request(&message.payload, json) == Form::Json {
+        return Err(QueryError::new(
+            Code::TooLarge,
+            format_args!("{bytes} bytes of JSON: at most {bytes_max} are allowed, ask for less at a time"),
+        ));
+    }
     decode_request(&message.payload, json).map_err(QueryError::malformed)
+}
+
+/// The first value of a header, whose name may be in capitals: NATS tells them apart, and many libraries write names as
+/// HTTP does.
+pub(super) fn find<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a HeaderValue> {
+    headers.get(name).or_else(|| {
+        let mut all = headers.iter();
+        all.find(|(other, _)| AsRef::<str>::as_ref(*other).eq_ignore_ascii_case(name))
+            .and_then(|(_, values)| values.first())
+    })
+}
+
+fn json_bytes_max(limits: GetLimits) -> usize {
+    let positions = limits.partition_count as usize * JSON_POSITION_BYTES_MAX;
+    let keys = limits.keys_max.saturating_mul(JSON_KEY_BYTES_MAX);
+    keys.saturating_add(positions + JSON_OTHER_BYTES_MAX)
 }

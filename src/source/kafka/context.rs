@@ -95,6 +95,8 @@ pub(super) struct Said {
     pub refusal: Option<String>,
 }
 
+/// What librdkafka calls its lines about connections that failed.
+const CONNECTION_FAILED: &str = "FAIL";
 /// In what librdkafka says, what only TLS can have said: for a certificate that the broker misses there is no code.
 const TLS_ALERT: &str = "alert";
 
@@ -108,6 +110,11 @@ impl AskContext {
 impl ClientContext for AskContext {
     fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(target: "librdkafka", facility, "{message}");
+        // A broker that hangs up is no error to librdkafka, and all that there is to say.
+        if facility == CONNECTION_FAILED {
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            said.last.get_or_insert_with(|| message.to_owned());
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

@@ -65,7 +65,7 @@ const MESSAGE_MAX_BYTES: u32 = 1_000_000_000;
 /// a name that is spelled wrong must not be shown either.
 pub(crate) fn not_taken(error: &KafkaError) -> String {
     let why = match error {
-        KafkaError::ClientConfig(_, description, _, _) => description.clone(),
+        KafkaError::ClientConfig(_, description, name, _) => format!("{name}: {description}"),
         error => error.to_string(),
     };
     format!("librdkafka does not take the settings of stream.kafka: {why}: correct stream.kafka.properties")

@@ -155,7 +155,8 @@ fn refused(nodes: &str, error: &NewSessionError) -> ConnectError {
                 "{line}; check store.cassandra.username and password_file"
             )),
             _ => ConnectError::Unavailable(format!(
-                "{line}; check store.cassandra.nodes, and whether they want TLS (store.cassandra.tls_ca)"
+                "{line}; check store.cassandra.nodes, and whether they want TLS (store.cassandra.tls_ca) or \
+                 do not take our certificate (store.cassandra.tls_cert and tls_key)"
             )),
         },
         _ => ConnectError::Unavailable(line),
