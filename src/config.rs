@@ -20,12 +20,14 @@ mod secret;
 mod sections;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use keys::{KEYS, Key, reference};
 pub use layers::{FILE_DEFAULT, VARIABLE_PREFIX};
 pub use mistakes::{Mistake, Mistakes};
 pub use properties::Properties;
 pub use secret::Secret;
+pub use tls::handshake_advice;
 
 use layers::Layers;
 use reader::Reader;

@@ -19,11 +19,12 @@ fn the_readme_has_every_key_of_the_configuration() {
 
 #[test]
 fn links_to_files_lead_somewhere() {
-    for file in ["README.md", "ARCHITECTURE.md"] {
+    for file in ["README.md", "ARCHITECTURE.md", "docs/security.md"] {
         for link in read(file).split("](").skip(1) {
             let target = link.split(')').next().unwrap_or_default();
             let is_file = !target.contains("://") && !target.starts_with('#');
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(target);
+            let folder = Path::new(file).parent().unwrap_or(Path::new(""));
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join(target);
             assert!(
                 !is_file || path.exists(),
                 "{file} links to {target}, which is not there"

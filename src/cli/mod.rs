@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config};
+use crate::source::kafka::PrepareError;
 use crate::wire::record::RecordLimits;
 
 /// Exit status where the usage or the configuration is wrong.
@@ -94,6 +95,15 @@ pub enum Failed {
     /// It can't work as it is configured.
     #[error("{0}")]
     Misconfigured(String),
+}
+
+impl From<PrepareError> for Failed {
+    fn from(error: PrepareError) -> Self {
+        match error {
+            PrepareError::Unreachable(why) => Failed::Broken(why),
+            PrepareError::Misconfigured(why) => Failed::Misconfigured(why),
+        }
+    }
 }
 
 fn ended(result: Result<(), Failed>) -> ExitCode {

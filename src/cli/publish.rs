@@ -12,9 +12,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 
+use super::{Failed, ended};
 use crate::model::ids::ChannelId;
 use crate::source::kafka::context::PlainContext;
-use crate::source::kafka::{KafkaSettings, prepare};
+use crate::source::kafka::{KafkaSettings, not_taken, prepare};
 use crate::wire::json::from_json;
 use crate::wire::partitioner::{DecimalKey, partition_of};
 use crate::wire::proto::v1;
@@ -48,7 +49,7 @@ pub struct Published {
     pub named: Vec<(u64, String)>,
 }
 
-/// Runs the command on standard input; 0 if every line was published, else 1.
+/// Runs the command on standard input; 0 if every line was published, else 1, or 2 where it can't be as it is configured.
 pub async fn run(settings: &KafkaSettings, limits: &RecordLimits) -> ExitCode {
     let started = Instant::now();
     let mut last = (started, 0);
@@ -84,10 +85,7 @@ pub async fn run(settings: &KafkaSettings, limits: &RecordLimits) -> ExitCode {
             );
             ExitCode::from(u8::from(published.refused > 0))
         }
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
+        Err(failed) => ended(Err(failed)),
     }
 }
 
@@ -101,14 +99,14 @@ fn rate(events: u64, time: Duration) -> u64 {
 /// `progress` is called about once a second while there is input.
 ///
 /// # Errors
-/// Where the input can't be read or there is no stream, in words. A refused line is no error: see [`Published`].
+/// Where the input can't be read or there is no stream. A refused line is no error: see [`Published`].
 pub async fn publish(
     input: impl BufRead + Send + 'static,
     settings: &KafkaSettings,
     limits: &RecordLimits,
     progress: impl FnMut(&Published) + Send + 'static,
-) -> Result<Published, String> {
-    let stream = prepare(settings).await.map_err(|error| error.to_string())?;
+) -> Result<Published, Failed> {
+    let stream = prepare(settings).await?;
     let acknowledged = Arc::new(Mutex::new(Published::default()));
     let producer: ThreadedProducer<Acknowledging> = settings
         .producer(&[
@@ -121,7 +119,7 @@ pub async fn publish(
             log: PlainContext::default(),
             published: acknowledged.clone(),
         })
-        .map_err(|error| format!("librdkafka does not take the settings of stream.kafka: {error}"))?;
+        .map_err(|error| Failed::Misconfigured(not_taken(&error)))?;
     let publishing = Publishing {
         producer,
         topic: settings.topic.clone(),
@@ -131,7 +129,8 @@ pub async fn publish(
     };
     tokio::task::spawn_blocking(move || publishing.run(input, progress))
         .await
-        .map_err(|error| format!("publishing broke off: {error}"))?
+        .map_err(|error| Failed::Broken(format!("publishing broke off: {error}")))?
+        .map_err(Failed::Broken)
 }
 
 struct Publishing {

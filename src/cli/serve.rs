@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinHandle};
 
 use super::{Failed, published, settings};
 use crate::config::Config;
 use crate::ops::{http, metrics};
-use crate::query::{QueryService, REQUESTS_IN_WORK_MAX, ServiceOptions, Subjects, connect};
+use crate::query::{self, QueryService, REQUESTS_IN_WORK_MAX, ServiceOptions, Subjects, connect};
 use crate::shard::Shards;
 use crate::source::dead_letters::DeadLetters;
 use crate::source::kafka::{
@@ -31,6 +32,7 @@ pub struct Serving {
     source: KafkaSource,
     queries: QueryService,
     failures: mpsc::Receiver<SourceFailure>,
+    refused: JoinHandle<query::ConnectError>,
     admin_stop: watch::Sender<bool>,
 }
 
@@ -107,6 +109,10 @@ pub async fn start(config: Config, listener: TcpListener) -> Result<Serving, Fai
         keys_max: config.limits.max_keys,
         requests_in_work_max: REQUESTS_IN_WORK_MAX,
     };
+    let refused = tokio::spawn({
+        let (config, nats) = (config.nats.clone(), nats.clone());
+        async move { query::refused(&config, &nats).await }
+    });
     let queries = QueryService::start(nats, shards.clone(), store, options)
         .await
         .map_err(|error| Failed::Broken(error.to_string()))?;
@@ -121,6 +127,7 @@ pub async fn start(config: Config, listener: TcpListener) -> Result<Serving, Fai
         source,
         queries,
         failures,
+        refused,
         admin_stop,
     })
 }
@@ -138,19 +145,12 @@ impl Serving {
     pub async fn run_until(mut self, shutdown: impl Future<Output = ()>) -> Result<(), Failed> {
         let failure = tokio::select! {
             () = shutdown => None,
-            failure = self.failures.recv() => Some(failure),
+            failure = self.failures.recv() => Some(source_failed(failure)),
+            refused = &mut self.refused => Some(nats_refused(refused)),
         };
+        self.refused.abort();
         let drained = self.drain().await;
-        match failure {
-            None => drained,
-            Some(Some(failure @ SourceFailure::Refused { .. })) => {
-                Err(Failed::Misconfigured(failure.to_string()))
-            }
-            Some(Some(failure)) => Err(Failed::Broken(failure.to_string())),
-            Some(None) => Err(Failed::Broken(
-                "the Kafka thread has ended unexpectedly".to_owned(),
-            )),
-        }
+        failure.map_or(drained, Err)
     }
 
     /// Writes everything, gives the partitions up, and answers what was asked before.
@@ -162,6 +162,21 @@ impl Serving {
         let _ = self.admin_stop.send(true);
         tracing::info!("drained");
         stopped
+    }
+}
+
+fn source_failed(failure: Option<SourceFailure>) -> Failed {
+    match failure {
+        Some(failure @ SourceFailure::Refused { .. }) => Failed::Misconfigured(failure.to_string()),
+        Some(failure) => Failed::Broken(failure.to_string()),
+        None => Failed::Broken("the Kafka thread has ended unexpectedly".to_owned()),
+    }
+}
+
+fn nats_refused(refused: Result<query::ConnectError, JoinError>) -> Failed {
+    match refused {
+        Ok(refused) => Failed::Misconfigured(refused.to_string()),
+        Err(error) => Failed::Broken(format!("nobody looks after the connection to NATS: {error}")),
     }
 }
 

@@ -4,6 +4,8 @@ use std::fmt;
 
 /// How much of a value is shown.
 const SHOWN_CHARS_MAX: usize = 120;
+/// What the seed of an nkey is long.
+const NKEY_SEED_CHARS: usize = 58;
 
 /// One mistake. Its display is one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,14 +54,19 @@ impl std::error::Error for Mistakes {}
 /// Whether what is called so must not be shown. A path to a secret is none.
 pub(super) fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
+    // Fragments rather than words, since names are spelled wrong as well.
     let secret = [
-        "password",
-        "passwd",
-        "secret",
+        "pass",
+        "pasw",
+        "pwd",
+        "pw",
+        "secr",
         "token",
-        "credential",
+        "cred",
         "jaas",
+        "jwt",
         "pem",
+        "nkey",
         "seed",
         "oauthbearer.config",
     ];
@@ -67,11 +74,21 @@ pub(super) fn is_secret(name: &str) -> bool {
     secret.iter().any(|part| name.contains(part)) && !path.iter().any(|end| name.ends_with(end))
 }
 
+/// Whether the value must not be shown, whatever it is called: a login in a URL, a key in PEM, a JWT, or the seed of an
+/// nkey in the place of its file.
+fn looks_secret(value: &str) -> bool {
+    let userinfo = value.contains("://") && value.contains('@');
+    let seed = value.len() == NKEY_SEED_CHARS
+        && value.starts_with('S')
+        && value
+            .bytes()
+            .all(|byte| matches!(byte, b'A'..=b'Z' | b'2'..=b'7'));
+    userinfo || seed || value.contains("-----BEGIN") || value.starts_with("eyJ")
+}
+
 /// The value of a key as it may be shown: one line, cut, without secrets; text in quotes.
 pub(super) fn shown(name: &str, value: &str, is_text: bool) -> String {
-    // Login in a URL.
-    let userinfo = value.contains("://") && value.contains('@');
-    if is_secret(name) || userinfo {
+    if is_secret(name) || looks_secret(value) {
         return "***".to_owned();
     }
     let mut shown: String = value

@@ -52,10 +52,14 @@ impl Reader {
             .ok()
     }
 
-    /// The file that a key names: there is one, and it is text as PEM is.
-    pub fn readable_file(&mut self, name: &'static str) -> Option<PathBuf> {
+    /// The PEM file that a key names: it is there, and `check` says what is wrong with its text.
+    pub fn pem_file(
+        &mut self,
+        name: &'static str,
+        check: impl Fn(&str) -> Result<(), String>,
+    ) -> Option<PathBuf> {
         let path = self.path(name)?;
-        if let Err(problem) = read_text(&path, PEM_BYTES_MAX) {
+        if let Err(problem) = read_text(&path, PEM_BYTES_MAX).and_then(|text| check(&text)) {
             self.mistake(name, &problem);
         }
         Some(path)

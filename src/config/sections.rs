@@ -12,6 +12,7 @@ use super::parse::{
 };
 use super::properties::{self, Properties};
 use super::reader::Reader;
+use super::tls::{check_certificates, check_key};
 use super::{
     Admin, Cache, Cassandra, Config, Embedded, JetStream, Kafka, Limits, Log, LogFormat, Login, Nats,
     NatsLogin, Store, StoreKind, Stream, StreamKind, Tls,
@@ -219,9 +220,9 @@ fn tls(reader: &mut Reader, [ca, cert, key]: [&'static str; 3]) -> Tls {
         _ => {}
     }
     Tls {
-        ca: reader.readable_file(ca),
-        cert: reader.readable_file(cert),
-        key: reader.readable_file(key),
+        ca: reader.pem_file(ca, check_certificates),
+        cert: reader.pem_file(cert, check_certificates),
+        key: reader.pem_file(key, check_key),
     }
 }
 

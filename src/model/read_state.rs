@@ -1,6 +1,6 @@
 //! What one user has read in one channel.
 
-use super::ids::{LogPosition, MessageId};
+use super::ids::{LogPosition, MAX_ID, MessageId};
 
 /// Membership as joins and leaves have told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,6 +48,35 @@ impl ReadState {
     /// Whether there is such a read state at all.
     pub fn exists(&self) -> bool {
         self.applied != LogPosition::NOTHING
+    }
+
+    /// What is promised about the fields, for one that comes from outside.
+    ///
+    /// # Errors
+    /// Which promise it breaks.
+    pub fn check(&self) -> Result<(), String> {
+        let last_read = self.last_read;
+        if last_read.0 > MAX_ID {
+            return Err(format!("last_read {last_read} is out of range"));
+        }
+        for (name, list) in [("mention", &self.mentions), ("own message", &self.own)] {
+            let mut below = last_read;
+            for message in list {
+                if message.id <= below || message.id.0 > MAX_ID {
+                    return Err(format!("{name} {} does not follow {below}", message.id));
+                }
+                below = message.id;
+            }
+        }
+        for (name, mark) in [("forgotten", self.forgotten), ("own_unknown", self.own_unknown)] {
+            let fits = mark == MessageId::NONE || (mark > last_read && mark.0 <= MAX_ID);
+            if !fits {
+                return Err(format!(
+                    "{name} {mark} is neither 0 nor above last_read {last_read}"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Everything up to `id` is read. Never moves back.

@@ -187,8 +187,10 @@ impl Partition {
         if !self.admit(request, rows.len(), out) {
             return;
         }
+        // It came over the network, so it may be of any time.
         let is_void = stamp.assignment != self.assignment
-            || stamp.at.0 + STAMP_LIFE_MS < self.now.0
+            || stamp.at > self.now
+            || stamp.at.0.saturating_add(STAMP_LIFE_MS) < self.now.0
             || self.stamps_void_up_to.is_some_and(|void| stamp.at <= void);
         if is_void && !self.is_planted(Bug::StaleHandedRow) {
             self.counters.overviews_void += 1;

@@ -1,13 +1,15 @@
 //! The connection to NATS.
 
-use std::sync::Arc;
+use std::error::Error;
+use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::connection::State;
+use async_nats::{Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerError};
 use metrics::Counter;
 
-use crate::config::{Login, Nats, NatsLogin, Tls};
+use crate::config::{Login, Nats, NatsLogin, Tls, handshake_advice};
 
 /// How many messages of one subscription may wait to be looked at; further ones are dropped and counted. They wait
 /// for a moment only, since each is handed off or refused at once.
@@ -16,6 +18,10 @@ pub const SUBSCRIPTION_MESSAGES_MAX: usize = 4096;
 const RECONNECT_PAUSE_MS_FIRST: u64 = 50;
 /// … to this.
 const RECONNECT_PAUSE_MS_MAX: u64 = 5_000;
+/// How often a server that hangs up is asked why, before it counts as away.
+const FIRST_ATTEMPTS: u32 = 5;
+/// How often one that was away at the start is asked whether it refuses us.
+const REFUSED_INTERVAL: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A peer that is gone without a word is noticed after three of these.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -31,21 +37,123 @@ pub struct ConnectError(String);
 /// `dropped` counts the messages that came faster than they were looked at.
 ///
 /// # Errors
-/// If what is configured is of no use: what trying again does not cure.
+/// If what is configured is of no use, or the server refuses it: what trying again does not cure.
 pub async fn connect(nats: &Nats, dropped: Counter) -> Result<Client, ConnectError> {
-    let shown = shown(&nats.urls);
-    tls(login(ConnectOptions::new(), &nats.login)?, &nats.tls)
-        .name("readstates")
-        .retry_on_initial_connect()
+    // One that retries by itself doesn't tell a server that refuses us from one that is away.
+    match first_attempt(nats, || client_options(nats, &dropped)).await? {
+        Some(client) => Ok(client),
+        None => client_options(nats, &dropped)?
+            .retry_on_initial_connect()
+            .connect(nats.urls.as_slice())
+            .await
+            .map_err(|error| ConnectError(format!("nats.url {}: {error}", shown(&nats.urls)))),
+    }
+}
+
+/// Returns if the server turns out to refuse us once it is there; never once `client` has been connected. An instance
+/// that owned partitions and could not be asked would be worse than none.
+pub async fn refused(nats: &Nats, client: &Client) -> ConnectError {
+    while client.connection_state() != State::Connected {
+        let attempt = first_attempt(nats, || plain_options(nats)).await;
+        if let Err(refused) = attempt {
+            return refused;
+        }
+        tokio::time::sleep(REFUSED_INTERVAL).await;
+    }
+    std::future::pending().await
+}
+
+/// Connects; nothing if the server is away.
+async fn first_attempt(
+    nats: &Nats,
+    options: impl Fn() -> Result<ConnectOptions, ConnectError>,
+) -> Result<Option<Client>, ConnectError> {
+    for _ in 0..FIRST_ATTEMPTS {
+        match options()?.connect(nats.urls.as_slice()).await {
+            Ok(client) => return Ok(Some(client)),
+            Err(error) => match refusal(nats, &error) {
+                Some(why) => return Err(ConnectError(format!("nats.url {}: {why}", shown(&nats.urls)))),
+                None if is_broken_off(&error) => {}
+                None => break,
+            },
+        }
+    }
+    Ok(None)
+}
+
+fn client_options(nats: &Nats, dropped: &Counter) -> Result<ConnectOptions, ConnectError> {
+    Ok(plain_options(nats)?
         .max_reconnects(None)
-        .connection_timeout(CONNECT_TIMEOUT)
         .ping_interval(PING_INTERVAL)
         .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
         .reconnect_delay_callback(reconnect_pause)
-        .event_callback(on_event(shown.clone(), dropped))
-        .connect(nats.urls.as_slice())
-        .await
-        .map_err(|error| ConnectError(format!("nats.url {shown}: {error}")))
+        .event_callback(on_event(
+            shown(&nats.urls),
+            login_advice(&nats.login),
+            dropped.clone(),
+        )))
+}
+
+fn plain_options(nats: &Nats) -> Result<ConnectOptions, ConnectError> {
+    Ok(tls(login(ConnectOptions::new(), &nats.login)?, &nats.tls)
+        .name("readstates")
+        .connection_timeout(CONNECT_TIMEOUT))
+}
+
+/// Why the server will refuse us again, and which setting to change; none if trying again can help.
+fn refusal(nats: &Nats, error: &async_nats::ConnectError) -> Option<String> {
+    use ConnectErrorKind as K;
+    if let Some(advice) = handshake_advice("nats", error) {
+        return Some(advice);
+    }
+    let login = login_advice(&nats.login);
+    match error.kind() {
+        K::AuthorizationViolation | K::Authentication => Some(format!("{}: {login}", error.kind())),
+        K::Tls => Some(format!(
+            "{error}: check nats.tls_ca, nats.tls_cert and nats.tls_key"
+        )),
+        K::ServerParse => Some(error.to_string()),
+        K::Io => {
+            let said = error.source()?.downcast_ref::<ServerError>()?.to_string();
+            // All that async-nats has of them is the text: of accounts and users that have expired or were revoked.
+            said.to_lowercase()
+                .contains("authentication")
+                .then(|| format!("{said}: {login}"))
+        }
+        K::Dns | K::TimedOut | K::MaxReconnects => None,
+    }
+}
+
+/// Whether the server ended the connection. One that misses our certificate says so and hangs up, and what it said may
+/// get lost.
+fn is_broken_off(error: &async_nats::ConnectError) -> bool {
+    use io::ErrorKind as K;
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| {
+        matches!(
+            cause.kind(),
+            K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe | K::UnexpectedEof
+        )
+    })
+}
+
+/// What to check where the server does not let us in.
+fn login_advice(login: &NatsLogin) -> &'static str {
+    match login {
+        NatsLogin::Nobody => {
+            "the server wants a login: set nats.user and nats.password_file, nats.nkey_file or nats.credentials_file"
+        }
+        NatsLogin::User(_) => {
+            "the server does not take this login: check nats.user and what is in nats.password_file"
+        }
+        NatsLogin::Credentials(_) => {
+            "the server does not take these credentials: check what is in nats.credentials_file, and that its user \
+             and account are neither expired nor revoked"
+        }
+        NatsLogin::Nkey(_) => {
+            "the server does not take this nkey: check that the seed in nats.nkey_file is that of a user it knows"
+        }
+    }
 }
 
 fn login(connect: ConnectOptions, login: &NatsLogin) -> Result<ConnectOptions, ConnectError> {
@@ -54,11 +162,15 @@ fn login(connect: ConnectOptions, login: &NatsLogin) -> Result<ConnectOptions, C
         NatsLogin::User(Login { user, password }) => {
             Ok(connect.user_and_password(user.clone(), password.reveal().to_owned()))
         }
-        NatsLogin::Credentials(credentials) => connect.credentials(credentials.reveal()).map_err(|error| {
-            ConnectError(format!(
-                "nats.credentials_file: {error}: a file as `nsc generate creds` makes it is needed"
-            ))
-        }),
+        NatsLogin::Credentials(credentials) => {
+            // async-nats wants an end of line after the last one.
+            let text = format!("{}\n", credentials.reveal());
+            connect.credentials(&text).map_err(|error| {
+                ConnectError(format!(
+                    "nats.credentials_file: {error}: a file as `nsc generate creds` makes it is needed"
+                ))
+            })
+        }
         NatsLogin::Nkey(seed) => {
             // Tools write comments around it.
             let mut lines = seed.reveal().lines().map(str::trim);
@@ -94,8 +206,14 @@ fn reconnect_pause(attempts: usize) -> Duration {
 
 type Ready = std::future::Ready<()>;
 
-fn on_event(url: String, dropped: Counter) -> impl Fn(Event) -> Ready + Send + Sync + 'static {
-    let failures = Arc::new(AtomicU32::new(0));
+fn on_event(
+    url: String,
+    login_advice: &'static str,
+    dropped: Counter,
+) -> impl Fn(Event) -> Ready + Send + Sync + 'static {
+    let (failures, complaints) = (AtomicU32::new(0), AtomicU32::new(0));
+    // All that async-nats tells of the cause, once it tries by itself.
+    let refused = ConnectErrorKind::AuthorizationViolation.to_string();
     move |event| {
         match event {
             Event::SlowConsumer(_) => dropped.increment(1),
@@ -108,10 +226,25 @@ fn on_event(url: String, dropped: Counter) -> impl Fn(Event) -> Ready + Send + S
                 // Rarer and rarer: it is tried every few seconds for as long as it takes.
                 let failed = failures.fetch_add(1, Ordering::Relaxed) + 1;
                 if failed.is_power_of_two() {
-                    tracing::warn!(url, failed, "NATS can't be reached, trying on: {error}");
+                    match &error {
+                        ClientError::Other(said) if *said == refused => {
+                            tracing::warn!(url, failed, "{error}: {login_advice}; trying on");
+                        }
+                        _ => tracing::warn!(url, failed, "NATS can't be reached, trying on: {error}"),
+                    }
                 }
             }
-            Event::ServerError(error) => tracing::warn!(url, "NATS says: {error}"),
+            Event::ServerError(error) => {
+                // Rarer and rarer too: a caller may make the server complain as often as it likes.
+                let complaints = complaints.fetch_add(1, Ordering::Relaxed) + 1;
+                if complaints.is_power_of_two() {
+                    tracing::warn!(
+                        url,
+                        complaints,
+                        "NATS says: {error} (deploy/nats has the permissions that this program needs)"
+                    );
+                }
+            }
             Event::LameDuckMode => tracing::info!(url, "the NATS server is about to stop"),
             Event::Draining | Event::Closed => {}
         }

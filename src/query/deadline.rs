@@ -6,6 +6,7 @@ use async_nats::HeaderMap;
 use tokio::time::Instant;
 
 use super::error::QueryError;
+use super::service::find;
 use crate::wire::headers;
 
 /// Callers that would wait longer are answered after this: a question that waits takes up room.
@@ -39,7 +40,7 @@ impl Deadline {
 }
 
 fn timeout_ms(headers: &HeaderMap) -> Result<u64, QueryError> {
-    let Some(value) = headers.get(headers::TIMEOUT_MS) else {
+    let Some(value) = find(headers, headers::TIMEOUT_MS) else {
         return Ok(headers::TIMEOUT_DEFAULT_MS);
     };
     let timeout_ms: u64 = value.as_str().parse().map_err(|_| {

@@ -6,9 +6,10 @@ use prost::Message;
 
 use super::UserRows;
 use super::error::QueryError;
-use crate::model::ids::{ChannelId, LogPosition, MessageId, UserId};
+use crate::model::ids::{ChannelId, LogPosition, MAX_ID, MessageId, PartitionId, UserId};
 use crate::model::read_state::{Membership, ReadState, Remembered};
 use crate::partition::io::{Millis, Stamp};
+use crate::wire::partitioner::partition_of;
 // The generated code finds the schema that it imports by this name.
 use crate::wire::proto::v1;
 
@@ -114,6 +115,33 @@ impl HandOver {
             above = up_to;
         }
         parts
+    }
+
+    /// Whether an instance may have sent this to the owner of a partition. The subject is open to whoever has the
+    /// rights, and what a partition takes it relies on.
+    pub fn check(&self, partition: PartitionId, partition_count: u32) -> Result<(), QueryError> {
+        let wrong = |what: String| Err(QueryError::malformed(format_args!("rows handed over: {what}")));
+        let (above, up_to) = (self.above, self.up_to);
+        if !(1..=MAX_ID).contains(&self.user.0) || above > up_to || up_to.0 > MAX_ID {
+            return wrong(format!(
+                "user {}, channels above {above} up to {up_to}",
+                self.user
+            ));
+        }
+        let mut below = above;
+        for (channel, state) in &self.rows {
+            if *channel <= below || *channel > up_to || partition_of(*channel, partition_count) != partition {
+                return wrong(format!("channel {channel} has no place there"));
+            }
+            if state.applied.epoch() >= LogPosition::EPOCHS_MAX {
+                return wrong(format!("channel {channel}: applied is out of range"));
+            }
+            if let Err(what) = state.check() {
+                return wrong(format!("channel {channel}: {what}"));
+            }
+            below = *channel;
+        }
+        Ok(())
     }
 
     /// As the partition takes it.
@@ -293,6 +321,38 @@ mod tests {
         let bytes = wire::HandOver::from(&sent).encode_to_vec();
         let received = HandOver::try_from(wire::HandOver::decode(bytes.as_slice()).unwrap()).unwrap();
         assert_eq!(format!("{sent:?}"), format!("{received:?}"));
+    }
+
+    #[test]
+    fn rows_that_no_instance_hands_over_are_refused() {
+        let channel = (11..)
+            .map(ChannelId)
+            .find(|channel| partition_of(*channel, 8) == PartitionId(3));
+        let channel = channel.unwrap();
+        let good = hand_over(vec![(channel, ReadState::default())]);
+        let refused = |change: fn(&mut HandOver)| {
+            let mut bad = good.clone();
+            change(&mut bad);
+            bad.check(PartitionId(3), 8).is_err()
+        };
+        assert_eq!(good.check(PartitionId(3), 8), Ok(()));
+        assert!(good.check(PartitionId(4), 8).is_err());
+        for (number, change) in [
+            (|bad| bad.user = UserId(0)) as fn(&mut HandOver),
+            |bad| bad.user = UserId(u64::MAX),
+            |bad| bad.above = ChannelId(u64::MAX),
+            |bad| bad.up_to = ChannelId(u64::MAX),
+            |bad| bad.above = bad.rows[0].0,
+            |bad| bad.rows.push(bad.rows[0].clone()),
+            |bad| bad.rows[0].1.applied = LogPosition::from_bits(u64::MAX),
+            |bad| bad.rows[0].1.last_read = MessageId(u64::MAX),
+            |bad| bad.rows[0].1.mentions = state(3).mentions.into_iter().rev().collect(),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            assert!(refused(change), "{number}");
+        }
     }
 
     #[test]

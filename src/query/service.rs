@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::service::endpoint::Endpoint as NatsEndpoint;
 use async_nats::service::{Request as NatsRequest, Service, ServiceExt, error::Error as NatsServiceError};
-use async_nats::{Client, HeaderMap, Message, Subscriber};
+use async_nats::{Client, HeaderMap, HeaderValue, Message, Subscriber};
 use futures::StreamExt;
 use prost::{Message as _, Name};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -31,6 +31,15 @@ use crate::wire::query::{Form, decode_request, encode_reply};
 /// How many requests are worked on at once, of callers, and again of other instances: these must not wait for those,
 /// or two instances that are full would wait for each other.
 pub const REQUESTS_IN_WORK_MAX: usize = 4096;
+/// A request of more than this counts as several, so all requests in work have 64 MiB at most.
+const REQUEST_BYTES_PER_PERMIT: usize = 16 * 1024;
+/// What JSON takes for one key, with spaces for people. Much more than is needed for all keys that are allowed is not even
+/// read: it would take a hundred times its size.
+const JSON_KEY_BYTES_MAX: usize = 256;
+/// The same for one position in `after`.
+const JSON_POSITION_BYTES_MAX: usize = 128;
+/// The same for everything else.
+const JSON_OTHER_BYTES_MAX: usize = 64 * 1024;
 /// The name of the service and of its queue group.
 const NAME: &str = "readstates";
 /// What headers may add to a payload.
@@ -374,7 +383,7 @@ impl<P: Partitions, S: Store> Answerer<P, S> {
             self.metrics.ignored(endpoint);
             return;
         }
-        match self.permit(asked) {
+        match self.permit(asked, incoming.message().payload.len()) {
             // How things are must be told even when there is too much to do, one caller after the other.
             Ok(None) => self.work(asked, incoming).await,
             Ok(Some(permit)) => {
@@ -390,7 +399,8 @@ impl<P: Partitions, S: Store> Answerer<P, S> {
         }
     }
 
-    fn permit(&self, asked: Asked) -> Result<Option<OwnedSemaphorePermit>, QueryError> {
+    /// Large requests count as several, so that what waits takes a bounded room.
+    fn permit(&self, asked: Asked, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, QueryError> {
         let in_work = match asked {
             Asked::Status => return Ok(None),
             Asked::Get | Asked::Overview | Asked::Explain => &self.in_work[0],
@@ -398,7 +408,9 @@ impl<P: Partitions, S: Store> Answerer<P, S> {
                 &self.in_work[1]
             }
         };
-        match in_work.clone().try_acquire_owned() {
+        let weight = (1 + bytes / REQUEST_BYTES_PER_PERMIT).min(self.options.requests_in_work_max.max(1));
+        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
+        match in_work.clone().try_acquire_many_owned(weight) {
             Ok(permit) => Ok(Some(permit)),
             Err(_) => Err(QueryError::new(
                 Code::Overloaded,
@@ -436,29 +448,29 @@ impl<P: Partitions, S: Store> Answerer<P, S> {
         let (owners, limits) = (&self.owners, self.limits());
         match asked {
             Asked::Get => {
-                let (request, form) = decode(message)?;
+                let (request, form) = decode(message, limits)?;
                 let reply = get(owners, limits, &request, deadline).await?;
                 Ok(Answer::new(&reply, form))
             }
             Asked::PartitionGet(partition) => {
-                let (request, form) = decode(message)?;
+                let (request, form) = decode(message, limits)?;
                 let reply = partition_get(owners, limits, partition, &request, deadline).await?;
                 Ok(Answer::new(&reply, form))
             }
             Asked::Overview => {
-                let (request, form) = decode(message)?;
+                let (request, form) = decode(message, limits)?;
                 let reply = overview(owners, &self.store, limits.partition_count, &request, deadline).await?;
                 Ok(Answer::new(&reply, form))
             }
             Asked::Explain => {
-                let (key, form) = decode(message)?;
+                let (key, form) = decode(message, limits)?;
                 let question = OwnerExplain::try_from(&key)?;
                 let partition = partition_of(question.key.channel, limits.partition_count);
                 let reply = owners.ask(partition, &question, deadline).await?;
                 Ok(Answer::new(&reply, form))
             }
             Asked::Status => {
-                let (_, form) = decode::<crate::wire::proto::v1::StatusRequest>(message)?;
+                let (_, form) = decode::<crate::wire::proto::v1::StatusRequest>(message, limits)?;
                 let status = tokio::time::timeout(STATUS_TIMEOUT, owners.partitions.status())
                     .await
                     .map_err(|_| {
@@ -469,7 +481,7 @@ impl<P: Partitions, S: Store> Answerer<P, S> {
             }
             Asked::Stamp(partition) => self.answer_instance(partition, &TakeStamp, deadline).await,
             Asked::OwnerExplain(partition) => {
-                let (key, _) = decode(message)?;
+                let (key, _) = decode(message, limits)?;
                 let question = OwnerExplain::try_from(&key)?;
                 self.answer_instance(partition, &question, deadline).await
             }
@@ -477,6 +489,7 @@ impl<P: Partitions, S: Store> Answerer<P, S> {
                 let hand_over = wire::HandOver::decode(message.payload.clone())
                     .map_err(QueryError::malformed)
                     .and_then(HandOver::try_from)?;
+                hand_over.check(partition, limits.partition_count)?;
                 self.answer_instance(partition, &hand_over, deadline).await
             }
         }
@@ -506,18 +519,41 @@ impl<P: Partitions, S: Store> Answerer<P, S> {
     }
 }
 
-fn decode<T: prost::Message + Name + Default>(message: &Message) -> Result<(T, Form), QueryError> {
-    let is_json = message.headers.as_ref().is_some_and(|headers| {
-        // NATS leaves the case of names as it is, and some clients write it as HTTP does.
-        let mut named = headers.iter().filter(|(name, _)| {
-            let name: &str = name.as_ref();
-            name.eq_ignore_ascii_case(headers::CONTENT_TYPE)
-        });
-        named.any(|(_, values)| {
-            values
-                .last()
-                .is_some_and(|value| headers::is_json_content_type(value.as_ref()))
-        })
-    });
-    decode_request(&message.payload, is_json).map_err(QueryError::malformed)
+fn decode<T: prost::Message + Name + Default>(
+    message: &Message,
+    limits: GetLimits,
+) -> Result<(T, Form), QueryError> {
+    let content_type = message
+        .headers
+        .as_ref()
+        .and_then(|headers| find(headers, headers::CONTENT_TYPE));
+    let json = content_type.is_some_and(|value| headers::is_json_content_type(value.as_ref()));
+    let (bytes, bytes_max) = (message.payload.len(), json_bytes_max(limits));
+    if bytes > bytes_max && Form::of_request(&message.payload, json) == Form::Json {
+        // Looked through without keeping any of it.
+        if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&message.payload) {
+            return Err(QueryError::malformed(format_args!("this is no JSON: {error}")));
+        }
+        return Err(QueryError::new(
+            Code::TooLarge,
+            format_args!("{bytes} bytes of JSON: at most {bytes_max} are allowed, ask for less at a time"),
+        ));
+    }
+    decode_request(&message.payload, json).map_err(QueryError::malformed)
+}
+
+/// The first value of a header, whose name may be in capitals: NATS tells them apart, and many libraries write names as
+/// HTTP does.
+pub(super) fn find<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a HeaderValue> {
+    headers.get(name).or_else(|| {
+        let mut all = headers.iter();
+        all.find(|(other, _)| AsRef::<str>::as_ref(*other).eq_ignore_ascii_case(name))
+            .and_then(|(_, values)| values.first())
+    })
+}
+
+fn json_bytes_max(limits: GetLimits) -> usize {
+    let positions = limits.partition_count as usize * JSON_POSITION_BYTES_MAX;
+    let keys = limits.keys_max.saturating_mul(JSON_KEY_BYTES_MAX);
+    keys.saturating_add(positions + JSON_OTHER_BYTES_MAX)
 }

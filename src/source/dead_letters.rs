@@ -11,6 +11,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use super::DeadLetter;
 use super::kafka::KafkaSettings;
 use super::kafka::context::PlainContext;
+use super::kafka::not_taken;
 use crate::shard::DeadLetterSink;
 use crate::wire::headers;
 
@@ -194,7 +195,7 @@ fn sender(settings: &KafkaSettings) -> Result<Sender, String> {
             ("partitioner", "murmur2_random"),
         ])
         .create_with_context(PlainContext::default())
-        .map_err(|error| format!("librdkafka does not take the settings of stream.kafka: {error}"))
+        .map_err(|error| not_taken(&error))
 }
 
 fn client(sender: &Sender) -> &Client<impl rdkafka::ClientContext + use<>> {

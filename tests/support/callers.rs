@@ -36,14 +36,14 @@ pub struct Deployment {
     pub dropped: Arc<AtomicU64>,
 }
 
-pub async fn client(url: &str, dropped: Counter) -> Client {
-    let options = Nats {
+/// How everybody connects to a server that wants no login.
+fn nobody(url: &str) -> Nats {
+    Nats {
         urls: vec![url.to_owned()],
         subject_prefix: "readstates".to_owned(),
         login: NatsLogin::Nobody,
         tls: Tls::default(),
-    };
-    connect(&options, dropped).await.unwrap()
+    }
 }
 
 impl Deployment {
@@ -56,6 +56,18 @@ impl Deployment {
     }
 
     pub async fn start_at(url: &str, name: &str, instances: u32, requests_in_work_max: usize) -> Self {
+        let caller = connect(&nobody(url), Counter::noop()).await.unwrap();
+        Self::start_as(&nobody(url), caller, name, instances, requests_in_work_max).await
+    }
+
+    /// With instances that connect as they are told, and a caller that did.
+    pub async fn start_as(
+        nats: &Nats,
+        caller: Client,
+        name: &str,
+        instances: u32,
+        requests_in_work_max: usize,
+    ) -> Self {
         let world = Arc::new(World::default());
         let subjects = Subjects::new(name, &[]);
         let dropped = Arc::new(AtomicU64::new(0));
@@ -71,7 +83,7 @@ impl Deployment {
                 requests_in_work_max,
             };
             let store = FakeStore(world.clone());
-            let client = client(url, Counter::from_arc(dropped.clone())).await;
+            let client = connect(nats, Counter::from_arc(dropped.clone())).await.unwrap();
             let service = QueryService::start(client, partitions.clone(), store, options);
             started.push(Instance {
                 partitions,
@@ -79,7 +91,7 @@ impl Deployment {
             });
         }
         let caller = Caller {
-            client: client(url, Counter::noop()).await,
+            client: caller,
             subjects,
         };
         caller.wait_until_up(instances).await;

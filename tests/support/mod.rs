@@ -1,6 +1,8 @@
 //! What the tests that need real servers share. Each takes what it needs, so parts are unused in each of them.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod certificates;
+pub mod jwt;
 pub mod owners;
 pub mod servers;
 pub mod service;

@@ -32,7 +32,7 @@ macro_rules! server {
                 Self::start_with(&[])
             }
 
-            /// The same with further arguments for its script.
+            /// The same with further arguments for its script, in which `{port}` and `{port2}` are its ports.
             pub fn start_with(arguments: &[&str]) -> Self {
                 let mut server = Server::new($kind, arguments);
                 server.restart();
@@ -136,7 +136,7 @@ impl Server {
             .arg(script(&format!("run-{}", self.kind.name)))
             .arg(&self.dir)
             .args(&self.ports)
-            .args(&self.arguments);
+            .args(self.arguments.iter().map(|argument| self.with_ports(argument)));
         self.process = Some(spawn(command));
     }
 
@@ -223,6 +223,14 @@ impl Server {
         let _ = file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)));
         let _ = file.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// `{port}` and `{port2}` are its ports, which nobody knows before.
+    fn with_ports(&self, argument: &str) -> String {
+        let last = self.ports.last().map_or("", String::as_str);
+        argument
+            .replace("{port}", &self.ports[0])
+            .replace("{port2}", last)
     }
 
     fn address(&self) -> String {

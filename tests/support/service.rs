@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -91,6 +91,17 @@ impl Deployment {
         }
     }
 
+    /// Runs a command to its end, with nothing to read.
+    pub fn run(&self, command: &str, arguments: &[&str], more: &[(&str, String)]) -> Output {
+        let mut command = self.command(command, more);
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        spawn(command).wait_with_output().unwrap()
+    }
+
     /// Publishes lines of JSON by the command, and returns what it said about it.
     ///
     /// # Panics
@@ -161,6 +172,31 @@ impl Service {
             );
             thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Panics
+    /// With its log, if it does not within the deadline.
+    pub fn wait_until_ended(&mut self, deadline: Duration) -> ExitStatus {
+        let deadline = Instant::now() + deadline;
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{} does not end:\n{}",
+                self.name,
+                self.log_tail()
+            );
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// All that it wrote, to standard output and error.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned()
     }
 
     /// Sends a signal, by its name without SIG.

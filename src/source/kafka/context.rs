@@ -57,12 +57,6 @@ impl Log {
         tracing::warn!(target: "librdkafka", reason, "{code}");
         *last = Some((code, Instant::now()));
     }
-
-    /// The last error, in words.
-    pub fn last_error(&self) -> Option<String> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.as_ref().map(|(said, _)| said.clone())
-    }
 }
 
 macro_rules! client_context {
@@ -82,10 +76,65 @@ macro_rules! client_context {
 /// Of a client that nothing else is asked of.
 #[derive(Default)]
 pub(crate) struct PlainContext {
-    /// What it said.
-    pub log: Log,
+    log: Log,
 }
 client_context!(PlainContext);
+
+/// Of the client that finds out what there is. What goes wrong is told by whoever asked, in one line.
+#[derive(Default)]
+pub(super) struct AskContext {
+    said: Mutex<Said>,
+}
+
+/// What librdkafka said while it could not connect.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Said {
+    /// The last thing, in words.
+    pub last: Option<String>,
+    /// That a broker does not let us in, or that we don't trust it: it will be so again.
+    pub refusal: Option<String>,
+}
+
+/// What librdkafka calls its lines about connections that failed.
+const CONNECTION_FAILED: &str = "FAIL";
+/// In what librdkafka says, what only TLS can have said: for a certificate that the broker misses there is no code.
+const TLS_ALERT: &str = "alert";
+
+impl AskContext {
+    /// What librdkafka said so far.
+    pub fn said(&self) -> Said {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ClientContext for AskContext {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(target: "librdkafka", facility, "{message}");
+        // A broker that hangs up is no error to librdkafka, and all that there is to say.
+        if facility == CONNECTION_FAILED {
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            said.last.get_or_insert_with(|| message.to_owned());
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        use RDKafkaErrorCode as C;
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        match error.rdkafka_error_code() {
+            // It adds nothing to why.
+            Some(C::AllBrokersDown) => return,
+            Some(C::Authentication | C::SaslAuthenticationFailed | C::SSL) => {
+                said.refusal = Some(reason.to_owned());
+            }
+            Some(C::BrokerTransportFailure) if reason.contains(TLS_ALERT) => {
+                said.refusal = Some(reason.to_owned());
+            }
+            _ => {}
+        }
+        said.last = Some(reason.to_owned());
+    }
+}
+impl ConsumerContext for AskContext {}
 
 /// Of the client that reads.
 pub(super) struct FetcherContext {

@@ -35,6 +35,7 @@ use tokio::sync::mpsc;
 pub use locate::Refusal;
 pub use prepare::{PrepareError, StreamInfo, prepare};
 pub use settings::KafkaSettings;
+pub(crate) use settings::not_taken;
 
 use self::context::{FetcherContext, GroupEvent, MemberContext};
 use self::handover::Commits;
@@ -115,16 +116,15 @@ impl KafkaSource {
         store: S,
     ) -> Result<(Self, mpsc::Receiver<SourceFailure>), String> {
         let (tell_group, group) = crossbeam_channel::unbounded::<GroupEvent>();
-        let not_taken = |error| format!("librdkafka does not take the settings of stream.kafka: {error}");
         let stats = Arc::new(SourceStats::default());
         let fetcher: BaseConsumer<FetcherContext> = settings
             .fetcher()
             .create_with_context(FetcherContext::new(stats.clone()))
-            .map_err(not_taken)?;
+            .map_err(|error| not_taken(&error))?;
         let member: BaseConsumer<MemberContext> = settings
             .member()
             .create_with_context(MemberContext::new(tell_group))
-            .map_err(not_taken)?;
+            .map_err(|error| not_taken(&error))?;
         member
             .subscribe(&[&settings.topic])
             .map_err(|error| format!("can't subscribe to the topic {:?}: {error}", settings.topic))?;

@@ -1,15 +1,20 @@
 //! Creates the topics that are missing, and learns what the stream is.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::metadata::Metadata;
 
-use super::context::PlainContext;
-use super::settings::KafkaSettings;
+use super::context::{AskContext, PlainContext, Said};
+use super::settings::{KafkaSettings, not_taken};
 
 /// How long one question to the broker may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often to look meanwhile whether an answer is still to be expected.
+const ASK_STEP: Duration = Duration::from_secs(1);
 /// How long the broker may take to create a topic.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long it may take until a new topic can be used.
@@ -43,17 +48,17 @@ pub enum PrepareError {
 /// # Errors
 /// One line that says which setting to change, or that Kafka can't be reached (then try again).
 pub async fn prepare(settings: &KafkaSettings) -> Result<StreamInfo, PrepareError> {
-    let admin: AdminClient<PlainContext> = settings
-        .admin()
-        .create_with_context(PlainContext::default())
-        .map_err(|error| {
-            PrepareError::Misconfigured(format!(
-                "librdkafka does not take the settings of stream.kafka: {error}"
-            ))
-        })?;
+    let admin = settings.admin();
+    let not_taken = |error| PrepareError::Misconfigured(not_taken(&error));
     let preparing = Preparing {
         settings,
-        admin: std::sync::Arc::new(admin),
+        asker: admin
+            .create_with_context(AskContext::default())
+            .map(Arc::new)
+            .map_err(not_taken)?,
+        admin: admin
+            .create_with_context(PlainContext::default())
+            .map_err(not_taken)?,
     };
     let partition_count = preparing.ensure(&settings.topic, settings.partitions).await?;
     preparing
@@ -68,7 +73,10 @@ pub async fn prepare(settings: &KafkaSettings) -> Result<StreamInfo, PrepareErro
 
 struct Preparing<'a> {
     settings: &'a KafkaSettings,
-    admin: std::sync::Arc<AdminClient<PlainContext>>,
+    /// Asks, since an admin client never tells why it can't connect.
+    asker: Arc<BaseConsumer<AskContext>>,
+    /// Creates.
+    admin: AdminClient<PlainContext>,
 }
 
 impl Preparing<'_> {
@@ -95,10 +103,8 @@ impl Preparing<'_> {
 
     /// Nothing where there is no such topic, or none that can be used yet.
     async fn partition_count(&self, topic: &str) -> Result<Option<u32>, PrepareError> {
-        let (admin, name) = (self.admin.clone(), topic.to_owned());
-        let asked =
-            tokio::task::spawn_blocking(move || admin.inner().fetch_metadata(Some(&name), ASK_TIMEOUT)).await;
-        let metadata = match asked {
+        let (asker, name) = (self.asker.clone(), topic.to_owned());
+        let metadata = match tokio::task::spawn_blocking(move || ask(&asker, &name)).await {
             Ok(Ok(metadata)) => metadata,
             Ok(Err(KafkaError::MetadataFetch(code))) if is_missing(code) => return Ok(None),
             Ok(Err(error)) => return Err(self.unreachable(&error)),
@@ -141,8 +147,8 @@ impl Preparing<'_> {
     }
 
     async fn cluster_id(&self) -> Result<String, PrepareError> {
-        let admin = self.admin.clone();
-        match tokio::task::spawn_blocking(move || admin.inner().fetch_cluster_id(ASK_TIMEOUT)).await {
+        let asker = self.asker.clone();
+        match tokio::task::spawn_blocking(move || asker.client().fetch_cluster_id(ASK_TIMEOUT)).await {
             Ok(Some(id)) => Ok(id),
             Ok(None) => Err(PrepareError::Unreachable(format!(
                 "Kafka at {} does not tell the id of its cluster",
@@ -155,27 +161,39 @@ impl Preparing<'_> {
     fn unreachable(&self, error: &KafkaError) -> PrepareError {
         use RDKafkaErrorCode as C;
         let brokers = &self.settings.brokers;
-        let code = error.rdkafka_error_code();
-        if matches!(
-            code,
+        // The broker that can't be reached is in librdkafka's own words, the question that failed in the error's.
+        let Said { last, refusal } = self.asker.context().said();
+        let refused = matches!(
+            error.rdkafka_error_code(),
             Some(C::Authentication | C::SaslAuthenticationFailed | C::SSL)
-        ) {
+        );
+        if let Some(why) = refusal.or_else(|| refused.then(|| error.to_string())) {
             return PrepareError::Misconfigured(format!(
-                "Kafka at {brokers} does not let us in ({error}): check stream.kafka.properties (security.protocol, \
-                 sasl.*, ssl.*) and stream.kafka.password_file"
+                "Kafka at {brokers} and this program don't let each other in ({why}): check stream.kafka.properties \
+                 (security.protocol, sasl.*, ssl.*) and what is in stream.kafka.password_file"
             ));
         }
-        // The broker that can't be reached is in librdkafka's own words, the question that failed in these.
-        let why = self
-            .admin
-            .inner()
-            .context()
-            .log
-            .last_error()
-            .unwrap_or_else(|| error.to_string());
+        let why = last.unwrap_or_else(|| error.to_string());
         PrepareError::Unreachable(format!(
-            "can't reach Kafka at {brokers} ({why}): start it, or correct stream.kafka.brokers"
+            "can't reach Kafka at {brokers} ({why}): start it, or correct stream.kafka.brokers, or where it wants TLS \
+             or a login stream.kafka.properties"
         ))
+    }
+}
+
+/// Asks about a topic, until there is an answer, or none is to be expected.
+fn ask(asker: &BaseConsumer<AskContext>, topic: &str) -> KafkaResult<Metadata> {
+    let deadline = Instant::now() + ASK_TIMEOUT;
+    loop {
+        let asked = asker.fetch_metadata(Some(topic), ASK_STEP);
+        // What it has to say of its connections it only says where it is polled.
+        while asker.poll(Duration::ZERO).is_some() {}
+        match asked {
+            Err(KafkaError::MetadataFetch(
+                RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::OperationTimedOut,
+            )) if Instant::now() < deadline && asker.context().said().refusal.is_none() => {}
+            asked => return asked,
+        }
     }
 }
 

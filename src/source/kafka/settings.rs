@@ -5,6 +5,7 @@ use std::fmt;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
 
 use crate::config::Secret;
 
@@ -59,6 +60,16 @@ const HEARTBEAT_INTERVAL_MS: &str = "500";
 const PRODUCER_QUEUE_MAX_RECORDS: u32 = 100_000;
 /// The largest value librdkafka allows: what is too large is for the topic to say.
 const MESSAGE_MAX_BYTES: u32 = 1_000_000_000;
+
+/// Why librdkafka does not take the settings, in one line. Without values, as rdkafka would print them: a password under
+/// a name that is spelled wrong must not be shown either.
+pub(crate) fn not_taken(error: &KafkaError) -> String {
+    let why = match error {
+        KafkaError::ClientConfig(_, description, name, _) => format!("{name}: {description}"),
+        error => error.to_string(),
+    };
+    format!("librdkafka does not take the settings of stream.kafka: {why}: correct stream.kafka.properties")
+}
 
 impl KafkaSettings {
     /// The dead-letter topic.
@@ -194,6 +205,15 @@ mod tests {
             settings.producer(&[]),
         ] {
             assert!(config.create_native_config().is_ok());
+        }
+    }
+
+    #[test]
+    fn a_setting_that_is_not_taken_is_named_without_its_value() {
+        for name in ["sasl.pasword", "sasl.jaas.config", "ssl.key.passwort"] {
+            let error = settings(&[(name, "swordfish")]).admin().create_native_config();
+            let said = not_taken(&error.err().unwrap());
+            assert!(said.contains(name) && !said.contains("swordfish"), "{said}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! The session with the cluster.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,13 +9,15 @@ use scylla::client::execution_profile::ExecutionProfile;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::errors::{
-    ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, MetadataError,
-    NewSessionError, RequestAttemptError,
+    BrokenConnectionErrorKind, ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind,
+    DbError, FrameHeaderParseError, MetadataError, NewSessionError, RequestAttemptError,
 };
 use scylla::policies::load_balancing::DefaultPolicy;
 use scylla::policies::retry::DefaultRetryPolicy;
 use scylla::statement::Consistency;
 use tokio::time::timeout;
+
+use crate::config::handshake_advice;
 
 use super::{CONNECT_TIMEOUT_MS, CassandraConfig, KEEPALIVE_MS, REQUEST_TIMEOUT_MS, SCHEMA_TIMEOUT_MS, tls};
 
@@ -127,12 +130,23 @@ fn check_datacenter(session: &Session, config: &CassandraConfig) -> Result<(), C
 }
 
 fn refused(nodes: &str, error: &NewSessionError) -> ConnectError {
-    let line = format!("can't connect to the store at {nodes}: {error}");
-    match error {
-        NewSessionError::EmptyKnownNodesList | NewSessionError::IllegalConfig(_) => ConnectError::Final(line),
+    // Some of the driver's own errors have several lines.
+    let said = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = format!("can't connect to the store at {nodes}: {said}");
+    let error = match error {
+        NewSessionError::EmptyKnownNodesList | NewSessionError::IllegalConfig(_) => {
+            return ConnectError::Final(line);
+        }
         NewSessionError::MetadataError(MetadataError::ConnectionPoolError(ConnectionPoolError::Broken {
-            last_connection_error: ConnectionError::ConnectionSetupRequestError(request),
-        })) => match &request.error {
+            last_connection_error,
+        })) => last_connection_error,
+        _ => return ConnectError::Unavailable(line),
+    };
+    if let Some(advice) = broken_by(error).and_then(|cause| handshake_advice("store.cassandra", cause)) {
+        return ConnectError::Final(format!("can't connect to the store at {nodes}: {advice}"));
+    }
+    match error {
+        ConnectionError::ConnectionSetupRequestError(request) => match &request.error {
             ConnectionSetupRequestErrorKind::MissingAuthentication
             | ConnectionSetupRequestErrorKind::DbError(
                 DbError::AuthenticationError | DbError::Unauthorized,
@@ -140,9 +154,32 @@ fn refused(nodes: &str, error: &NewSessionError) -> ConnectError {
             ) => ConnectError::Final(format!(
                 "{line}; check store.cassandra.username and password_file"
             )),
-            _ => ConnectError::Unavailable(line),
+            _ => ConnectError::Unavailable(format!(
+                "{line}; check store.cassandra.nodes, and whether they want TLS (store.cassandra.tls_ca) or \
+                 do not take our certificate (store.cassandra.tls_cert and tls_key)"
+            )),
         },
         _ => ConnectError::Unavailable(line),
+    }
+}
+
+/// What ended a connection from below, if that is known.
+fn broken_by(error: &ConnectionError) -> Option<&io::Error> {
+    let broken = match error {
+        ConnectionError::IoError(error) => return Some(error),
+        ConnectionError::BrokenConnection(broken) => broken,
+        ConnectionError::ConnectionSetupRequestError(request) => match &request.error {
+            ConnectionSetupRequestErrorKind::BrokenConnection(broken) => broken,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    match broken.downcast_ref()? {
+        BrokenConnectionErrorKind::WriteError(error)
+        | BrokenConnectionErrorKind::FrameHeaderParseError(FrameHeaderParseError::HeaderIoError(error)) => {
+            Some(error)
+        }
+        _ => None,
     }
 }
 

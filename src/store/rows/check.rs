@@ -2,7 +2,7 @@
 
 use crate::model::channel::{Head, Message, Node, NodeRef};
 use crate::model::ids::{LogPosition, MAX_ID, MessageId};
-use crate::model::read_state::{ReadState, Remembered};
+use crate::model::read_state::ReadState;
 use crate::partition::io::NodeKey;
 use crate::store::StoredPosition;
 
@@ -17,30 +17,7 @@ fn ensure(holds: bool, why: impl FnOnce() -> String) -> Check {
 
 pub(super) fn read_state(state: &ReadState) -> Check {
     applied(state.applied)?;
-    let last_read = state.last_read;
-    ensure(last_read.0 <= MAX_ID, || {
-        format!("last_read {last_read} is out of range")
-    })?;
-    for (name, list) in [("mention", &state.mentions), ("own message", &state.own)] {
-        remembered(name, last_read, list)?;
-    }
-    for (name, mark) in [("forgotten", state.forgotten), ("own_unknown", state.own_unknown)] {
-        let fits = mark == MessageId::NONE || (mark > last_read && mark.0 <= MAX_ID);
-        ensure(fits, || {
-            format!("{name} {mark} is neither 0 nor above last_read {last_read}")
-        })?;
-    }
-    Ok(())
-}
-
-fn remembered(name: &str, above: MessageId, list: &[Remembered]) -> Check {
-    let mut below = above;
-    for message in list {
-        let fits = message.id > below && message.id.0 <= MAX_ID;
-        ensure(fits, || format!("{name} {} does not follow {below}", message.id))?;
-        below = message.id;
-    }
-    Ok(())
+    state.check()
 }
 
 pub(super) fn head(head: &Head) -> Check {
