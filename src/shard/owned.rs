@@ -90,7 +90,13 @@ impl Owned {
     /// Whether it is live and up to where it is durable, if that is not what was taken the last time. Both change by
     /// records as well as by what comes back from the store and the dead letters.
     pub fn take_news(&mut self) -> Option<(bool, LogPosition)> {
-        let is_live = self.partition.phase() == Phase::Live;
+        let was_live = self.told.is_some_and(|(is_live, _)| is_live);
+        let is_live = match self.partition.phase() {
+            Phase::CatchingUp => false,
+            Phase::Live => true,
+            // Until it is forgotten nobody else answers.
+            Phase::Draining | Phase::Drained => was_live,
+        };
         let news = Some((is_live, self.partition.standing().durable));
         (std::mem::replace(&mut self.told, news) != news)
             .then_some(news)

@@ -15,6 +15,7 @@ use tokio::task::block_in_place;
 use super::asker::Asker;
 use super::publishing::Publishing;
 use super::run::{Run, alone};
+use super::several_instances::owned_by;
 use crate::{LIMITS_DEFAULT, some_days};
 
 const PARTITIONS: u32 = 12;
@@ -110,7 +111,7 @@ fn publish_steadily(mut publishing: Publishing, events: Vec<Event>, stop: Arc<At
     })
 }
 
-/// The worst partition, the middle one of those that moved, and how many moved.
+/// What was measured, partition by partition.
 fn tell(run: &Run, what: &str, all: &mut BTreeMap<String, Vec<Gaps>>, gaps: Vec<Gaps>) {
     let of = |of: fn(&Gaps) -> Duration| {
         let mut gaps: Vec<Duration> = gaps.iter().map(of).collect();
@@ -172,6 +173,22 @@ async fn handover_gaps() {
         asker.wait_until_shared(2).await;
         tell(&run, "one of three is killed (kill -9)", &mut all, lull().await);
     }
+    // The group waits for the one that was killed, and the one that stays must answer all the time.
+    let staying = owned_by(&asker, &services[1]).await;
+    services.remove(0).kill9();
+    services.push(run.deployment.serve("replacing", &[]));
+    asker.wait_until_live().await;
+    asker.wait_until_shared(2).await;
+    let gaps = lull().await;
+    let stay = |partition: &u32| gaps[*partition as usize];
+    let staying = staying.iter().map(stay).collect();
+    tell(
+        &run,
+        "one of two is killed and replaced at once",
+        &mut all,
+        gaps.clone(),
+    );
+    tell(&run, "and the partitions of the other one", &mut all, staying);
     stop.store(true, Ordering::SeqCst);
     block_in_place(|| publisher.join()).unwrap();
     for (what, gaps) in all {

@@ -30,7 +30,7 @@ const ASLEEP_AND_ASKED: Duration = Duration::from_secs(1);
 const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
 
 /// The partitions of an instance.
-async fn owned_by(asker: &Asker, service: &Service) -> Vec<u32> {
+pub async fn owned_by(asker: &Asker, service: &Service) -> Vec<u32> {
     let process = format!("-{}", service.id());
     let status = asker.status().await;
     let own = status.iter().filter(|status| status.instance.ends_with(&process));
