@@ -189,6 +189,8 @@ async fn a_partition_that_is_drained_answers_until_it_is_given_up() {
     let shards = owners(&Noting::default()).await;
     let (at, until) = (Instant::now(), Instant::now() + DEADLINE * 10);
     shards.confirmed(Some(Confirmed { at, until }));
+    // A record that waits for rows is left to the next owner.
+    assert_eq!(ask(&shards, DEADLINE).await, Ok(Some(Offset(0))));
     let drained = shards.drain(PARTITION, ASSIGNMENT);
     let drained = tokio::time::timeout(DEADLINE, drained).await.unwrap();
     assert_eq!(drained.unwrap(), LogPosition::new(0, Offset(0)));
