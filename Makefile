@@ -1,9 +1,9 @@
 # What people type. The work is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help install build test lint demo clean
+.PHONY: help install build test lint demo bench-handover clean
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: ## Install what build, tests and demo need, where it is missing
 	@scripts/install
@@ -20,6 +20,10 @@ lint: ## Check format, lints, licences and scripts
 
 demo: ## Run the service and its servers here, with a synthetic chat (EVENTS=FILE: with these events)
 	@scripts/demo
+
+bench-handover: ## Measure how long partitions have no live owner as instances come and go
+	@scripts/install
+	cargo test --test whole_path handover_gaps -- --ignored --nocapture
 
 clean: ## Remove what was built; downloads stay (scripts/install says where)
 	cargo clean

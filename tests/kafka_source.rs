@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Short, so that a killed member is noticed soon.
-const SESSION_TIMEOUT_MS: &str = "6000";
+const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
 
 fn broker() -> String {
     static BROKER: OnceLock<Kafka> = OnceLock::new();
@@ -44,7 +44,10 @@ fn settings(brokers: &str, partitions: u32) -> KafkaSettings {
         partitions,
         replication: -1,
         password: None,
-        properties: BTreeMap::from([("session.timeout.ms".into(), SESSION_TIMEOUT_MS.into())]),
+        properties: BTreeMap::from([(
+            "session.timeout.ms".into(),
+            SESSION_TIMEOUT.as_millis().to_string(),
+        )]),
         epoch: 0,
     }
 }
@@ -590,11 +593,26 @@ async fn a_session_that_expired_is_not_drained() {
     let (owners, stats) = (&member.owners, member.source.stats());
     until("the end", || owners.see(0, Seen::caught_up) == Some(100)).await;
     assert!(stats.is_connected.load(Ordering::Relaxed));
+    // Sure of it for less than the session from what the broker has heard last, whatever librdkafka thinks.
+    let is_certain = || {
+        let confirmed = owners.confirmed_last();
+        confirmed.is_some_and(|confirmed| confirmed.until > Instant::now())
+    };
+    until("it is certain", is_certain).await;
     kafka.pause();
+    let until_at_most = Instant::now() + SESSION_TIMEOUT * 9 / 10;
+    until("it is in doubt", || !is_certain()).await;
+    assert!(
+        owners
+            .confirmed_last()
+            .is_none_or(|last| last.until <= until_at_most)
+    );
     until("the session is over", || stats.lost.load(Ordering::Relaxed) == 1).await;
     until("nothing is owned", || owners.owned().is_empty()).await;
+    assert_eq!(owners.confirmed_last(), None);
     kafka.resume();
     until("owned again", || owners.owned().len() == 2).await;
+    until("it is certain again", is_certain).await;
     until("read again", || owners.see(0, |seen| seen.records.len()) == 200).await;
     owners.see(0, |seen| {
         let assigned: Vec<u64> = seen

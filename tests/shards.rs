@@ -1,28 +1,34 @@
-//! Proves, with a store that answers when it is told to, what the threads that own partitions tell about them: being
-//! assigned, catching up, live, and stuck where nothing moves and nobody knows why.
+//! Proves on the threads that own partitions, with a store in memory that answers as it is told: how a partition is
+//! shown (assigning, catching up, live, and stuck where nothing moves and nobody knows why); that nothing is answered
+//! and no position stored while others may own it; and that it answers until it is given up.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use prost::Message as _;
-use readstates::model::channel::Shape;
-use readstates::model::ids::{ChannelId, LogPosition, Offset, PartitionId, UserId};
+use readstates::model::ids::{ChannelId, LogPosition, Offset, PartitionId, ReadStateKey, UserId};
 use readstates::model::read_state::ReadState;
 use readstates::partition::io::{LoadKey, LoadedRow, Write};
 use readstates::partition::{Settings, Share};
-use readstates::query::Statuses;
+use readstates::query::{Partitions, Statuses, Unanswered};
 use readstates::shard::{DeadLetterSink, ShardSettings, Shards};
-use readstates::source::{DeadLetter, Owners, RawRecord, RecordBatch, Stuck};
+use readstates::source::{Confirmed, DeadLetter, Owners, RawRecord, RecordBatch, Stuck};
 use readstates::store::{Store, StoreError, StoredPosition, StreamIdentity};
-use readstates::wire::proto::v1::{Event, MemberJoined, event::Kind};
+use readstates::wire::proto::v1::{Event, MessageRead, event::Kind};
 use readstates::wire::record::RecordLimits;
 use tokio::sync::watch;
 
 const PARTITION: PartitionId = PartitionId(0);
+const ASSIGNMENT: u64 = 5;
+const USER: UserId = UserId(7);
+/// How long something may take that is to happen.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// How long it is watched that something does not happen.
+const WATCHED: Duration = Duration::from_millis(400);
 const STUCK_AFTER: Duration = Duration::from_millis(600);
 
-/// How the store answers loads; it takes every write.
+/// How the store answers loads. It has no rows, takes every write, and notes positions.
 #[derive(Clone, Copy, PartialEq)]
 enum Loads {
     Empty,
@@ -31,13 +37,32 @@ enum Loads {
     Silent,
 }
 
-/// A store that answers as it is told.
 #[derive(Clone)]
-struct ToldStore(watch::Receiver<Loads>);
+struct InMemory {
+    loads: Arc<watch::Sender<Loads>>,
+    positions: Arc<Mutex<Vec<LogPosition>>>,
+}
 
-impl Store for ToldStore {
+impl InMemory {
+    fn new() -> Self {
+        InMemory {
+            loads: Arc::new(watch::Sender::new(Loads::Empty)),
+            positions: Arc::default(),
+        }
+    }
+
+    fn set(&self, loads: Loads) {
+        self.loads.send_replace(loads);
+    }
+
+    fn positions(&self) -> Vec<LogPosition> {
+        self.positions.lock().unwrap().clone()
+    }
+}
+
+impl Store for InMemory {
     async fn load(&self, key: LoadKey) -> Result<LoadedRow, StoreError> {
-        let mut told = self.0.clone();
+        let mut told = self.loads.subscribe();
         let loads = *told.wait_for(|loads| *loads != Loads::Silent).await.unwrap();
         match (loads, key) {
             (Loads::Failing, _) => Err(StoreError::Unavailable("it is told to".to_owned())),
@@ -60,7 +85,8 @@ impl Store for ToldStore {
         Ok(Vec::new())
     }
 
-    async fn store_position(&self, _: PartitionId, _: &StoredPosition) -> Result<(), StoreError> {
+    async fn store_position(&self, _: PartitionId, position: &StoredPosition) -> Result<(), StoreError> {
+        self.positions.lock().unwrap().push(position.durable);
         Ok(())
     }
 
@@ -74,16 +100,15 @@ struct NoDeadLetters;
 
 impl DeadLetterSink for NoDeadLetters {
     async fn send(&self, letter: DeadLetter) {
-        unreachable!("every record can be used: {letter:?}")
+        panic!("every record can be used: {letter:?}");
     }
 }
 
-fn start() -> (Shards, watch::Sender<Loads>) {
-    let (tell, told) = watch::channel(Loads::Empty);
+fn start(store: &InMemory) -> Shards {
     let settings = ShardSettings {
         partition: Settings {
-            write_delay_ms: 100,
-            shape: Shape::default(),
+            write_delay_ms: 1,
+            position_interval_ms: 1,
             ..Settings::default()
         },
         capacity: Share {
@@ -105,32 +130,50 @@ fn start() -> (Shards, watch::Sender<Loads>) {
         stuck_after: STUCK_AFTER,
     };
     let runtime = tokio::runtime::Handle::current();
-    let shards = Shards::start(settings, ToldStore(told), NoDeadLetters, runtime).unwrap();
-    (shards, tell)
+    Shards::start(settings, store.clone(), NoDeadLetters, runtime).unwrap()
 }
 
-/// A record that needs the row of its channel and of its user.
-fn record(offset: u64) -> RawRecord {
-    let channel_id = offset + 1;
-    let joined = Kind::MemberJoined(MemberJoined { user_id: 7 });
+/// The same, with one live partition and one record in it, which nobody has confirmed yet.
+async fn start_live(store: &InMemory) -> Shards {
+    let shards = start(store);
+    shards.assign(PARTITION, ASSIGNMENT, LogPosition::start(0), Offset(1));
+    offer(&shards, 0);
+    shards.caught_up(PARTITION, ASSIGNMENT, Offset(1));
+    let mut live = shards.live();
+    let is_live = live.wait_for(|live| live.contains(&PARTITION));
+    tokio::time::timeout(DEADLINE, is_live).await.unwrap().unwrap();
+    shards
+}
+
+/// The key that the record at this offset changes, and no other one does.
+fn key(offset: u64) -> ReadStateKey {
+    ReadStateKey {
+        user: USER,
+        channel: ChannelId(offset + 1),
+    }
+}
+
+fn offer(shards: &Shards, offset: u64) {
+    let kind = Kind::MessageRead(MessageRead {
+        user_id: USER.0,
+        message_id: 5,
+    });
+    let channel_id = key(offset).channel.0;
     let event = Event {
         channel_id,
-        kind: Some(joined),
+        kind: Some(kind),
     };
-    RawRecord {
+    let record = RawRecord {
         offset: Offset(offset),
         timestamp_ms: None,
         key: Some(channel_id.to_string().into()),
         value: Some(event.encode_to_vec().into()),
         headers: Vec::new(),
-    }
-}
-
-fn offer(shards: &Shards, assignment: u64, offset: u64) {
+    };
     let batch = RecordBatch {
         partition: PARTITION,
-        assignment,
-        records: vec![record(offset)],
+        assignment: ASSIGNMENT,
+        records: vec![record],
     };
     shards.offer(batch).unwrap();
 }
@@ -156,28 +199,29 @@ async fn until_phase(shards: &Shards, expected: &str, end: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_that_does_not_move_is_stuck_until_it_does() {
-    let (shards, loads) = start();
+    let store = InMemory::new();
+    let shards = start(&store);
     assert_eq!(phase(&shards).await, "none");
     shards.assigning(PARTITION, true);
     assert_eq!(phase(&shards).await, "assigning");
-    shards.assign(PARTITION, 5, LogPosition::start(0), Offset(1));
+    shards.assign(PARTITION, ASSIGNMENT, LogPosition::start(0), Offset(1));
     until_phase(&shards, "catching-up", 1).await;
-    offer(&shards, 5, 0);
+    offer(&shards, 0);
     until_phase(&shards, "live", 1).await;
 
-    loads.send_replace(Loads::Silent);
-    offer(&shards, 5, 1);
+    store.set(Loads::Silent);
+    offer(&shards, 1);
     let began = Instant::now();
     until_phase(&shards, "stuck", 2).await;
     assert!(began.elapsed() >= STUCK_AFTER);
     let stuck = Stuck {
         partition: PARTITION,
-        assignment: 5,
+        assignment: ASSIGNMENT,
         applied: LogPosition::new(0, Offset(0)),
     };
     assert_eq!(shards.stuck(), [stuck]);
 
-    loads.send_replace(Loads::Empty);
+    store.set(Loads::Empty);
     until_phase(&shards, "live", 2).await;
     assert_eq!(shards.stuck(), []);
 }
@@ -185,11 +229,12 @@ async fn a_partition_that_does_not_move_is_stuck_until_it_does() {
 /// A store that is away is a known reason, which is shown as such; taking the partition anew would not help.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_whose_store_is_away_is_not_stuck() {
-    let (shards, loads) = start();
-    loads.send_replace(Loads::Failing);
+    let store = InMemory::new();
+    let shards = start(&store);
+    store.set(Loads::Failing);
     shards.assigning(PARTITION, true);
-    shards.assign(PARTITION, 5, LogPosition::start(0), Offset(0));
-    offer(&shards, 5, 0);
+    shards.assign(PARTITION, ASSIGNMENT, LogPosition::start(0), Offset(0));
+    offer(&shards, 0);
     let began = Instant::now();
     while began.elapsed() < STUCK_AFTER * 4 {
         shards.end_seen(PARTITION, Offset(1));
@@ -197,7 +242,7 @@ async fn a_partition_whose_store_is_away_is_not_stuck() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(shards.store_is_away());
-    loads.send_replace(Loads::Empty);
+    store.set(Loads::Empty);
     let applied = async || shards.status().await[0].applied == Some(Offset(0));
     while !applied().await {
         assert!(began.elapsed() < DEADLINE);
@@ -208,8 +253,75 @@ async fn a_partition_whose_store_is_away_is_not_stuck() {
 /// What is given up before it was known where it begins is not shown any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_assignment_that_comes_to_nothing_is_forgotten() {
-    let (shards, _loads) = start();
+    let shards = start(&InMemory::new());
     shards.assigning(PARTITION, true);
     shards.assigning(PARTITION, false);
     assert_eq!(phase(&shards).await, "none");
+}
+
+/// Asks, and says at which position it was answered.
+async fn ask(shards: &Shards, timeout: Duration) -> Result<Option<Offset>, Unanswered> {
+    let answers = shards.get(PARTITION, vec![key(0)], None, timeout).await?;
+    Ok(answers[0].as_ref().unwrap().position)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_answered_or_stored_while_others_may_own_it() {
+    let store = InMemory::new();
+    let shards = start_live(&store).await;
+    assert_eq!(ask(&shards, WATCHED).await, Err(Unanswered::NotOwned));
+    assert_eq!(store.positions(), [], "nobody has confirmed it");
+
+    // Certain at one moment: those who asked before are answered, and nobody who comes later.
+    let waiting = tokio::spawn({
+        let shards = shards.clone();
+        async move { ask(&shards, DEADLINE).await }
+    });
+    tokio::time::sleep(WATCHED).await;
+    assert!(!waiting.is_finished());
+    let now = Instant::now();
+    shards.confirmed(Some(Confirmed { at: now, until: now }));
+    assert_eq!(waiting.await.unwrap(), Ok(Some(Offset(0))));
+    assert_eq!(ask(&shards, WATCHED).await, Err(Unanswered::NotOwned));
+
+    // Certain from now on.
+    let until = Instant::now() + DEADLINE * 10;
+    shards.confirmed(Some(Confirmed { at: now, until }));
+    assert_eq!(ask(&shards, DEADLINE).await, Ok(Some(Offset(0))));
+    let end = Instant::now() + DEADLINE;
+    while store.positions().is_empty() {
+        assert!(Instant::now() < end, "the position is stored");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    // In doubt, and then it turns out that it is gone: those who wait are sent away at once.
+    shards.confirmed(None);
+    let waiting = tokio::spawn({
+        let shards = shards.clone();
+        async move { ask(&shards, DEADLINE * 10).await }
+    });
+    tokio::time::sleep(WATCHED).await;
+    assert!(!waiting.is_finished());
+    shards.forget(PARTITION, ASSIGNMENT);
+    let told = tokio::time::timeout(DEADLINE, waiting).await;
+    assert_eq!(told.unwrap().unwrap(), Err(Unanswered::NotOwned));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_is_drained_answers_until_it_is_given_up() {
+    let shards = start_live(&InMemory::new()).await;
+    let (at, until) = (Instant::now(), Instant::now() + DEADLINE * 10);
+    shards.confirmed(Some(Confirmed { at, until }));
+    // A record that waits for rows is left to the next owner.
+    assert_eq!(ask(&shards, DEADLINE).await, Ok(Some(Offset(0))));
+    let drained = shards.drain(PARTITION, ASSIGNMENT);
+    let drained = tokio::time::timeout(DEADLINE, drained).await.unwrap();
+    assert_eq!(drained.unwrap(), LogPosition::new(0, Offset(0)));
+    // Nothing more is taken, and what is there is answered.
+    offer(&shards, 1);
+    assert_eq!(ask(&shards, DEADLINE).await, Ok(Some(Offset(0))));
+    assert!(shards.live().borrow().contains(&PARTITION));
+    shards.forget(PARTITION, ASSIGNMENT);
+    assert!(shards.live().borrow().is_empty());
+    assert_eq!(ask(&shards, DEADLINE).await, Err(Unanswered::NotOwned));
 }

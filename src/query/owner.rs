@@ -21,6 +21,8 @@ use crate::wire::query::{read_state, unavailable};
 /// A question to an owner who goes at this moment gets lost, so it is asked again after this, and then after twice as
 /// long each time: most owners that are slow are just that.
 const PATIENCE_FIRST: Duration = Duration::from_millis(250);
+/// Then one who owns the partition by now is asked at the latest: to an owner that hangs the question is lost as well.
+const PATIENCE_MAX: Duration = Duration::from_secs(1);
 /// Pauses between attempts grow from this…
 const BACKOFF_FIRST: Duration = Duration::from_millis(5);
 /// … to this.
@@ -88,7 +90,7 @@ impl<P: Partitions> Owners<P> {
             match result {
                 Err(error) if error.again && deadline.remaining() > pause => {
                     if error.code == Code::TimedOut {
-                        patience *= 2;
+                        patience = (patience * 2).min(PATIENCE_MAX);
                     }
                 }
                 Err(error) => {

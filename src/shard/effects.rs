@@ -1,10 +1,12 @@
 //! Does what partitions want done, on the runtime, and brings the outcome back to their thread.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crossbeam_channel::Sender;
 use tokio::sync::watch;
 
+use super::confirmation::Confirmation;
 use super::retry::{StoreHealth, load_after_backoff, store_position_until_done, write_until_done};
 use super::{DeadLetterSink, Message};
 use crate::model::ids::{LogPosition, Offset, PartitionId};
@@ -29,6 +31,7 @@ pub struct Runner<S, D> {
     pub inbox: Sender<Message>,
     pub stream: StreamIdentity,
     pub store_health: Arc<StoreHealth>,
+    pub confirmation: Arc<Confirmation>,
 }
 
 impl<S: Store, D: DeadLetterSink> Runner<S, D> {
@@ -55,7 +58,8 @@ impl<S: Store, D: DeadLetterSink> Runner<S, D> {
         });
     }
 
-    /// Stores the durable position, trying for as long as the partition is owned.
+    /// Stores the durable position, trying for as long as the partition is owned, and only while that is certain: a
+    /// position that was stored is one that no later owner may be behind of.
     pub fn store_position(self: &Arc<Self>, origin: &Origin, durable: LogPosition) {
         let (runner, partition) = (Arc::clone(self), origin.partition);
         self.bring_back(origin, async move {
@@ -63,6 +67,7 @@ impl<S: Store, D: DeadLetterSink> Runner<S, D> {
                 durable,
                 stream: runner.stream.clone(),
             };
+            runner.confirmation.certain_since(Instant::now()).await;
             let stored =
                 store_position_until_done(&runner.store, &runner.store_health, partition, &position).await;
             stored

@@ -3,6 +3,7 @@
 //! [`Shards`] is the way to them: sources hand records over through [`Owners`], questions come through [`Partitions`].
 //! Everything goes through one inbox for each thread.
 
+mod confirmation;
 mod effects;
 mod intake;
 mod owned;
@@ -13,16 +14,17 @@ mod worker;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use tokio::sync::{oneshot, watch};
 
+use self::confirmation::Confirmation;
 use crate::model::ids::{LogPosition, Offset, PartitionId, ReadStateKey};
 use crate::partition::io::{Answer, Failure, Input, Reply, Stamp};
 use crate::partition::{Counters, Settings, Share};
 use crate::query::{Partitions, Status, Statuses, Unanswered, UserRows};
-use crate::source::{DeadLetter, Owners, RecordBatch, Stuck};
+use crate::source::{Confirmed, DeadLetter, Owners, RecordBatch, Stuck};
 use crate::store::Store;
 use crate::wire::record::RecordLimits;
 
@@ -67,6 +69,7 @@ struct Inner {
     /// Those that are ours by the group and whose position is being looked for.
     assigning: Mutex<BTreeSet<PartitionId>>,
     live: watch::Sender<BTreeSet<PartitionId>>,
+    confirmation: Arc<Confirmation>,
     store_health: Arc<retry::StoreHealth>,
 }
 
@@ -184,6 +187,7 @@ impl Shards {
             .map(|_| crossbeam_channel::unbounded())
             .unzip();
         let store_health = Arc::new(retry::StoreHealth::new());
+        let confirmation = Arc::new(Confirmation::new());
         let inner = Arc::new(Inner {
             store_health: Arc::clone(&store_health),
             settings,
@@ -191,6 +195,7 @@ impl Shards {
             owned: Mutex::default(),
             assigning: Mutex::default(),
             live,
+            confirmation: Arc::clone(&confirmation),
         });
         for (index, receiver) in receivers.into_iter().enumerate() {
             let runner = effects::Runner {
@@ -199,6 +204,7 @@ impl Shards {
                 runtime: runtime.clone(),
                 inbox: inner.inboxes[index].clone(),
                 stream: inner.settings.stream.clone(),
+                confirmation: Arc::clone(&confirmation),
                 store_health: Arc::clone(&store_health),
             };
             let worker = worker::Worker::new(
@@ -247,9 +253,11 @@ impl Shards {
         asked: Asked,
         timeout: Duration,
     ) -> Result<Reply, Unanswered> {
-        if !self.inner.owned().contains_key(&partition) {
+        let arrived = Instant::now();
+        if !self.inner.is_owned_for_certain(partition, arrived, timeout).await {
             return Err(Unanswered::NotOwned);
         }
+        let timeout = timeout.saturating_sub(arrived.elapsed());
         let (reply, answer) = oneshot::channel();
         self.inner.send(partition, Message::Ask(partition, asked, reply));
         match tokio::time::timeout(timeout, answer).await {
@@ -267,6 +275,26 @@ impl Inner {
 
     fn assigning(&self) -> MutexGuard<'_, BTreeSet<PartitionId>> {
         self.assigning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a partition is owned here, and nobody else can own it. Waits for that while it is in doubt.
+    async fn is_owned_for_certain(
+        &self,
+        partition: PartitionId,
+        arrived: Instant,
+        timeout: Duration,
+    ) -> bool {
+        let is_owned = || self.owned().contains_key(&partition);
+        if !self.confirmation.is_certain_since(arrived) && is_owned() {
+            let mut live = self.live.subscribe();
+            let is_given_up = live.wait_for(|live| !live.contains(&partition));
+            tokio::select! {
+                () = self.confirmation.certain_since(arrived) => {}
+                _ = is_given_up => {}
+                () = tokio::time::sleep(timeout) => return false,
+            }
+        }
+        self.confirmation.is_certain_since(arrived) && is_owned()
     }
 
     fn inbox(&self, partition: PartitionId) -> &Sender<Message> {
@@ -331,6 +359,10 @@ impl Owners for Shards {
         self.inner.send(partition, Message::Assign(assign));
     }
 
+    fn confirmed(&self, confirmed: Option<Confirmed>) {
+        self.inner.confirmation.set(confirmed);
+    }
+
     fn offer(&self, batch: RecordBatch) -> Result<(), RecordBatch> {
         let owned = self.inner.owned();
         let Some(ownership) = owned
@@ -354,7 +386,6 @@ impl Owners for Shards {
 
     fn drain(&self, partition: PartitionId, assignment: u64) -> oneshot::Receiver<LogPosition> {
         let (done, drained) = oneshot::channel();
-        self.inner.live.send_if_modified(|live| live.remove(&partition));
         self.inner
             .send(partition, Message::Drain(partition, assignment, done));
         drained

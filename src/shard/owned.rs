@@ -103,8 +103,14 @@ impl Owned {
     /// from the store and the dead letters.
     pub fn take_news(&mut self) -> Option<News> {
         let standing = self.partition.standing();
+        let is_live = match self.partition.phase() {
+            Phase::CatchingUp => false,
+            Phase::Live => true,
+            // Until it is forgotten nobody else answers.
+            Phase::Draining | Phase::Drained => self.told.is_some_and(|told| told.is_live),
+        };
         let news = Some(News {
-            is_live: self.partition.phase() == Phase::Live,
+            is_live,
             durable: standing.durable,
             stuck_at: self.progress.is_stuck().then_some(standing.applied),
         });

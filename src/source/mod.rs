@@ -3,6 +3,8 @@
 pub mod dead_letters;
 pub mod kafka;
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
@@ -34,6 +36,15 @@ pub struct RawRecord {
     pub headers: Vec<(String, Option<Bytes>)>,
 }
 
+/// When a process was or will be a member of the group for certain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirmed {
+    /// At this moment, or later: when the group was asked.
+    pub at: Instant,
+    /// And from then on until this moment, whatever happens. Not after `at` where only that is known.
+    pub until: Instant,
+}
+
 /// What a source tells the threads that own partitions. Nothing here waits.
 pub trait Owners: Clone + Send + 'static {
     /// The partition is ours, and its position is being looked for; or it is given up before that was found.
@@ -43,13 +54,18 @@ pub trait Owners: Clone + Send + 'static {
     /// It is live once it has come to `live_at` (the offset that would have come next when it was assigned).
     fn assign(&self, partition: PartitionId, assignment: u64, durable: LogPosition, live_at: Offset);
 
+    /// The group has confirmed that this process is a member, so that nobody else owns what is assigned to it. With none,
+    /// that is in doubt: nothing is answered and no position is stored meanwhile.
+    fn confirmed(&self, confirmed: Option<Confirmed>);
+
     /// Hands over records; gives them back where too many are waiting already. Offer them again, in order, later.
     fn offer(&self, batch: RecordBatch) -> Result<(), RecordBatch>;
 
     /// The end of the partition was reached: there is no record below `next` that was not offered.
     fn caught_up(&self, partition: PartitionId, assignment: u64, next: Offset);
 
-    /// Gives the partition up: no record follows, everything is written. The receiver learns the durable position
+    /// Prepares to give the partition up: no record follows, everything is written. It answers until it is forgotten,
+    /// since nobody else can own it before. The receiver learns the durable position
     /// once that is stored, or is dropped where the partition isn't owned. Then call [`Owners::forget`].
     fn drain(&self, partition: PartitionId, assignment: u64) -> oneshot::Receiver<LogPosition>;
 

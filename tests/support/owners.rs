@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use readstates::model::ids::{ChannelId, LogPosition, Offset, PartitionId, UserId};
 use readstates::model::read_state::ReadState;
 use readstates::partition::io::{LoadKey, LoadedRow, Write};
-use readstates::source::{Owners, RawRecord, RecordBatch, Stuck};
+use readstates::source::{Confirmed, Owners, RawRecord, RecordBatch, Stuck};
 use readstates::store::{Store, StoreError, StoredPosition, StreamIdentity};
 use tokio::sync::oneshot;
 
@@ -123,6 +123,7 @@ struct State {
     refusing: BTreeSet<PartitionId>,
     hold_drains: bool,
     stuck: BTreeMap<PartitionId, LogPosition>,
+    confirmed: Option<Confirmed>,
 }
 
 /// One member's owners. A partition that is drained has everything durable that was offered to it.
@@ -160,6 +161,11 @@ impl Recorder {
             .filter(|(_, seen)| seen.owned())
             .map(|(partition, _)| partition.0)
             .collect()
+    }
+
+    /// When it was last certain that nobody else owns what is owned.
+    pub fn confirmed_last(&self) -> Option<Confirmed> {
+        self.state().confirmed
     }
 
     /// The partitions that are draining.
@@ -264,6 +270,10 @@ impl Owners for Recorder {
             durable,
             live_at: live_at.0,
         });
+    }
+
+    fn confirmed(&self, confirmed: Option<Confirmed>) {
+        self.state().confirmed = confirmed;
     }
 
     fn offer(&self, batch: RecordBatch) -> Result<(), RecordBatch> {

@@ -24,12 +24,14 @@ const KEYS_MAX: usize = 1000;
 /// How long it may take until everything that was published is answered.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(150);
 const TIMEOUT_MS: u64 = 2000;
+/// How long replies are waited for where several may come.
+const ALL_REPLIES_WAIT: Duration = Duration::from_millis(300);
 
 /// Why there is no answer.
 #[derive(Clone, Debug)]
 pub struct NoAnswer {
     /// The error code, or a word.
-    what: String,
+    pub what: String,
     /// What the service says about it.
     #[allow(dead_code, reason = "shown by Debug")]
     why: String,
@@ -77,7 +79,7 @@ impl Asker {
         }
     }
 
-    fn partition(&self, channel: u64) -> usize {
+    pub fn partition(&self, channel: u64) -> usize {
         partition_of(ChannelId(channel), self.partitions).0 as usize
     }
 
@@ -151,7 +153,8 @@ impl Asker {
         status
     }
 
-    fn floors(&self) -> Vec<Option<u64>> {
+    /// By partition, the furthest that was said to be durable.
+    pub fn floors(&self) -> Vec<Option<u64>> {
         self.shared.durable.lock().unwrap().clone()
     }
 
@@ -242,6 +245,44 @@ impl Asker {
             floors,
         });
         Ok(listed)
+    }
+
+    /// Asks on the subject of a partition, and keeps what everyone answers who listens there, not only who is first. How
+    /// many did.
+    pub async fn get_from_all(&self, partition: u32, keys: &[(u64, u64)]) -> usize {
+        let floors = self.floors();
+        let inbox = self.client.new_inbox();
+        let replies = self.client.subscribe(inbox.clone()).await.unwrap();
+        let key = |(user_id, channel_id): &(u64, u64)| v1::Key {
+            user_id: *user_id,
+            channel_id: *channel_id,
+        };
+        let request = v1::GetRequest {
+            keys: keys.iter().map(key).collect(),
+            ..Default::default()
+        };
+        let subject = format!("{}.v1.partition.{partition}.get", self.prefix);
+        self.client
+            .publish_with_reply(subject, inbox, request.encode_to_vec().into())
+            .await
+            .unwrap();
+        let answers: Vec<v1::GetReply> = replies
+            .take_until(tokio::time::sleep(ALL_REPLIES_WAIT))
+            .filter(|reply| std::future::ready(reply.status.is_none() && reply.headers.is_none()))
+            .map(|reply| v1::GetReply::decode(reply.payload).unwrap())
+            .collect()
+            .await;
+        let states = answers.iter().flat_map(|answer| &answer.read_states);
+        self.shared
+            .seen
+            .lock()
+            .unwrap()
+            .extend(states.map(|state| Seen::State {
+                state: *state,
+                floor: floors[partition as usize],
+                how: "get from all",
+            }));
+        answers.len()
     }
 
     /// Takes what was answered since the last time.

@@ -1,6 +1,6 @@
 //! What librdkafka calls back: rebalances, commits, errors and log lines. Everything on the thread that polls.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -176,10 +176,29 @@ pub(super) enum GroupEvent {
         lost: bool,
     },
     /// A commit was answered.
-    Committed {
-        offsets: Vec<(PartitionId, u64)>,
-        error: Option<KafkaError>,
-    },
+    Committed(Committed),
+    /// The group's members were looked at.
+    Looked(Looked),
+}
+
+/// What came of a commit.
+#[derive(Debug)]
+pub(super) struct Committed {
+    pub offsets: Vec<(PartitionId, u64)>,
+    /// Before the request left.
+    pub sent_at: Instant,
+    /// [`MemberContext::losses`] at that time.
+    pub losses: u64,
+    pub error: Option<KafkaError>,
+}
+
+/// What came of a look at the group's members.
+#[derive(Debug)]
+pub(super) struct Looked {
+    pub sent_at: Instant,
+    /// [`MemberContext::losses`] at that time.
+    pub losses: u64,
+    pub is_listed: bool,
 }
 
 /// Of the client that is a member of the group.
@@ -192,6 +211,7 @@ pub(super) struct MemberContext {
     log: Log,
     events: Sender<GroupEvent>,
     closing: AtomicBool,
+    losses: AtomicU64,
 }
 client_context!(MemberContext);
 
@@ -201,6 +221,7 @@ impl MemberContext {
             log: Log::default(),
             events,
             closing: AtomicBool::new(false),
+            losses: AtomicU64::new(0),
         }
     }
 
@@ -209,9 +230,19 @@ impl MemberContext {
         self.closing.store(true, Ordering::Relaxed);
     }
 
+    /// How often the group has given this member up.
+    pub fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
+    }
+
     /// The group has answered a commit.
-    pub fn committed(&self, offsets: Vec<(PartitionId, u64)>, error: Option<KafkaError>) {
-        self.tell(GroupEvent::Committed { offsets, error });
+    pub fn committed(&self, committed: Committed) {
+        self.tell(GroupEvent::Committed(committed));
+    }
+
+    /// The group's members were looked at.
+    pub fn looked(&self, looked: Looked) {
+        self.tell(GroupEvent::Looked(looked));
     }
 
     fn tell(&self, event: GroupEvent) {
@@ -235,6 +266,7 @@ impl ConsumerContext for MemberContext {
             return;
         }
         let lost = member.assignment_lost();
+        self.losses.fetch_add(u64::from(lost), Ordering::Relaxed);
         if lost || self.closing.load(Ordering::Relaxed) {
             give_back(member);
         }

@@ -16,6 +16,7 @@ pub(crate) mod context;
 mod handover;
 mod lifecycle;
 mod locate;
+mod membership;
 mod owned;
 mod prepare;
 mod reader;
@@ -26,7 +27,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Sender;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -41,7 +42,9 @@ use self::context::{FetcherContext, GroupEvent, MemberContext};
 use self::handover::Commits;
 use self::lifecycle::Phase;
 use self::locate::Locator;
+use self::membership::Membership;
 use self::reader::Reader;
+use self::settings::CLIENT_ID;
 use super::Owners;
 use crate::model::ids::{LogPosition, Offset, PartitionId};
 use crate::store::{Store, StreamIdentity};
@@ -121,8 +124,10 @@ impl KafkaSource {
             .fetcher()
             .create_with_context(FetcherContext::new(stats.clone()))
             .map_err(|error| not_taken(&error))?;
-        let member: BaseConsumer<MemberContext> = settings
-            .member()
+        let member = settings.member(&process_name());
+        let client_id = member.get(CLIENT_ID).unwrap_or_default();
+        let membership = Membership::new(settings.session()?, client_id, Instant::now());
+        let member: BaseConsumer<MemberContext> = member
             .create_with_context(MemberContext::new(tell_group))
             .map_err(|error| not_taken(&error))?;
         member
@@ -160,12 +165,8 @@ impl KafkaSource {
             next_assignment: first_assignment(),
             partitions: Vec::new(),
             handovers: Vec::new(),
-            commits: Commits {
-                group: settings.group.clone(),
-                epoch: settings.epoch,
-                asked: BTreeMap::new(),
-                failing: false,
-            },
+            commits: Commits::new(settings),
+            membership,
             stopping: false,
             asking_ends: None,
             end_rounds: 0,
@@ -196,6 +197,11 @@ impl KafkaSource {
             Err(error) => Err(format!("could not wait for the Kafka thread: {error}")),
         }
     }
+}
+
+/// Tells this process from all others that are or were.
+fn process_name() -> String {
+    format!("{}-{}", std::process::id(), first_assignment())
 }
 
 /// Assignment numbers tell ownerships apart in all processes, since stamps wander between them. So they begin at the

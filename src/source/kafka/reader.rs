@@ -15,6 +15,7 @@ use super::context::{FetcherContext, GroupEvent, MemberContext};
 use super::handover::{Commits, Handover};
 use super::lifecycle::{self, Action, Event, Phase};
 use super::locate::{Locator, Refusal, Start};
+use super::membership::Membership;
 use super::owned::Owned;
 use super::{SourceFailure, SourceStats};
 use crate::model::ids::{Offset, PartitionId};
@@ -25,6 +26,8 @@ use crate::store::Store;
 const GROUP_INTERVAL: Duration = Duration::from_millis(10);
 /// News of the group that are taken at once.
 const GROUP_POLLS_MAX: u32 = 16;
+/// How often librdkafka is made to look whether a heartbeat is due.
+const HEARTBEAT_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often durable offsets are committed and ends are asked for.
 const PERIODIC_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an owner may take to write everything.
@@ -57,6 +60,7 @@ pub(super) struct Reader<O, S> {
     pub partitions: Vec<Option<Box<Owned>>>,
     pub handovers: Vec<Handover>,
     pub commits: Commits,
+    pub membership: Membership,
     pub stopping: bool,
     pub asking_ends: Option<JoinHandle<()>>,
     /// How often ends were asked for.
@@ -67,6 +71,7 @@ impl<O: Owners, S: Store> Reader<O, S> {
     /// Polls until it is told to stop.
     pub fn run(mut self) {
         let mut group_due = Instant::now();
+        let mut heartbeat_due = group_due;
         let mut periodic_due = Instant::now() + PERIODIC_INTERVAL;
         while self.serve_stop() {
             while let Ok(located) = self.located.try_recv() {
@@ -76,6 +81,11 @@ impl<O: Owners, S: Store> Reader<O, S> {
             if now >= group_due {
                 group_due = now + GROUP_INTERVAL;
                 self.serve_group(now);
+                self.prove_membership(now);
+            }
+            if now >= heartbeat_due {
+                heartbeat_due = now + HEARTBEAT_CHECK_INTERVAL;
+                self.check_heartbeat();
             }
             if now >= periodic_due {
                 periodic_due = now + PERIODIC_INTERVAL;
@@ -216,8 +226,17 @@ impl<O: Owners, S: Store> Reader<O, S> {
             match event {
                 GroupEvent::Assigned(partitions) => self.assigned(&partitions),
                 GroupEvent::Revoked { partitions, lost } => self.revoked(partitions, lost, now),
-                GroupEvent::Committed { offsets, error } => self.committed(&offsets, error),
+                GroupEvent::Committed(committed) => self.committed(committed, now),
+                GroupEvent::Looked(looked) => self.looked(&looked, now),
             }
+        }
+    }
+
+    /// librdkafka's thread looks whether a heartbeat is due when something wakes it, which may be no more than once a
+    /// second: so much later members would hear of a rebalance. Any question that this thread answers wakes it.
+    fn check_heartbeat(&self) {
+        if let Err(error) = self.member.subscription() {
+            tracing::debug!(%error, "librdkafka does not tell its subscription");
         }
     }
 
@@ -242,16 +261,14 @@ impl<O: Owners, S: Store> Reader<O, S> {
         tracing::info!(topic = &*self.topic, ?partitions, lost, "revoked");
         if lost {
             self.stats.rebalanced(&self.stats.lost);
+            self.membership.lost();
+            self.owners.confirmed(None);
             for partition in partitions {
                 self.apply(partition, Event::Lost);
             }
         } else {
             self.stats.rebalanced(&self.stats.revoked);
-            for partition in &partitions {
-                self.apply(*partition, Event::Revoked);
-            }
-            self.handovers.push(Handover::new(partitions, true));
-            self.serve_handovers(now);
+            self.handovers.push(Handover::to_group(partitions, now));
         }
     }
 
@@ -265,7 +282,7 @@ impl<O: Owners, S: Store> Reader<O, S> {
         for partition in &partitions {
             self.apply(*partition, Event::Revoked);
         }
-        self.handovers.push(Handover::new(partitions, false));
+        self.handovers.push(Handover::at_end(partitions));
     }
 
     /// Takes anew what is stuck, and ends the process where that did not help.
@@ -337,7 +354,7 @@ impl<O: Owners, S: Store> Reader<O, S> {
         match result {
             Ok(start) => {
                 owned.next = start.next;
-                owned.start = Some(start);
+                owned.start.get_or_insert(start);
                 self.stats.is_connected.store(true, Ordering::Relaxed);
                 self.apply(partition, Event::Located);
             }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
@@ -55,7 +56,9 @@ const FETCH_MAX_BYTES: u32 = 32 * 1024 * 1024;
 /// How long the broker may hold a fetch back until there is something.
 const FETCH_WAIT_MAX_MS: u32 = 100;
 /// How soon a member notices that the group is being rebalanced: for so long partitions that move have no owner.
-const HEARTBEAT_INTERVAL_MS: &str = "500";
+const HEARTBEAT_INTERVAL_MS: &str = "200";
+pub(super) const CLIENT_ID: &str = "client.id";
+const SESSION_TIMEOUT: &str = "session.timeout.ms";
 /// Unacknowledged records of a producer.
 const PRODUCER_QUEUE_MAX_RECORDS: u32 = 100_000;
 /// The largest value librdkafka allows: what is too large is for the topic to say.
@@ -80,7 +83,7 @@ impl KafkaSettings {
     /// Our preferences, then the configured properties, then what isn't up for choice.
     fn client(&self, preferences: &[(&str, &str)], ours: &[(&str, &str)]) -> ClientConfig {
         let mut config = ClientConfig::new();
-        config.set("client.id", "readstates");
+        config.set(CLIENT_ID, "readstates");
         for (name, value) in preferences {
             config.set(*name, *value);
         }
@@ -118,9 +121,26 @@ impl KafkaSettings {
         config
     }
 
-    /// The client that is a member of the group, and reads nothing.
-    pub(super) fn member(&self) -> ClientConfig {
-        self.consumer(&[("heartbeat.interval.ms", HEARTBEAT_INTERVAL_MS)])
+    /// The client that is a member of the group, and reads nothing. `process` tells it from all others in its `client.id`.
+    pub(super) fn member(&self, process: &str) -> ClientConfig {
+        let mut config = self.consumer(&[("heartbeat.interval.ms", HEARTBEAT_INTERVAL_MS)]);
+        let client_id = config.get(CLIENT_ID).unwrap_or_default();
+        let client_id = format!("{client_id}-{process}");
+        config.set(CLIENT_ID, client_id);
+        config
+    }
+
+    /// After which time without a sign of life the group gives a member up.
+    ///
+    /// # Errors
+    /// Where librdkafka does not take the settings, in words.
+    pub(super) fn session(&self) -> Result<Duration, String> {
+        let member = self.member("").create_native_config();
+        let timeout_ms = member.and_then(|member| member.get(SESSION_TIMEOUT));
+        let timeout_ms = timeout_ms.map_err(|error| error.to_string())?;
+        let timeout_ms = timeout_ms.trim_end_matches('\0').parse();
+        let timeout_ms = timeout_ms.map_err(|error| format!("librdkafka's {SESSION_TIMEOUT}: {error}"))?;
+        Ok(Duration::from_millis(timeout_ms))
     }
 
     /// The client that reads partitions as it is told, and is a member of no group.
@@ -196,10 +216,17 @@ mod tests {
     }
 
     #[test]
+    fn the_session_is_that_of_the_member() {
+        assert_eq!(settings(&[]).session(), Ok(Duration::from_secs(45)));
+        let short = settings(&[("session.timeout.ms", "6000")]);
+        assert_eq!(short.session(), Ok(Duration::from_secs(6)));
+    }
+
+    #[test]
     fn librdkafka_takes_every_setting() {
         let settings = settings(&[]);
         for config in [
-            settings.member(),
+            settings.member("it"),
             settings.fetcher(),
             settings.admin(),
             settings.producer(&[]),
