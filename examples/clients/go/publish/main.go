@@ -30,7 +30,7 @@ func event(channel, kind string, event object) *kgo.Record {
 func main() {
 	client, err := kgo.NewClient(
 		kgo.SeedBrokers(cmp.Or(os.Getenv("KAFKA_BROKERS"), "127.0.0.1:9092")),
-		// franz-go's default too: the partition that Java's clients choose.
+		// As Java's clients do, and as franz-go does by default.
 		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
 	)
 	if err != nil {
