@@ -221,7 +221,7 @@ async fn readiness_says_what_is_missing() {
         "{page}"
     );
     assert!(
-        page.contains("NATS is not connected; 1 of them not live"),
+        page.contains("NATS is not connected; 1 of 2 partitions not live"),
         "{page}"
     );
     assert!(page.contains("<td>3<td>live<td>41<td>–<td>42<td>1<td>"), "{page}");

@@ -171,7 +171,11 @@ fn render_page(instance: &str, mut missing: Vec<String>, partitions: &[Status]) 
     let live = partitions.iter().filter(is_live).count();
     if live < partitions.len() {
         // The table says which; a sentence that names a hundred is not read.
-        missing.push(format!("{} of them not live", partitions.len() - live));
+        missing.push(format!(
+            "{} of {} partitions not live",
+            partitions.len() - live,
+            partitions.len()
+        ));
     }
     let mut page = format!(
         "<!doctype html><html lang=en><meta charset=utf-8>\
