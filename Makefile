@@ -1,6 +1,6 @@
 # What people type. The work is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help install build test lint demo bench-handover clean
+.PHONY: help install build test lint demo clients bench-handover clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ lint: ## Check format, lints, licences and scripts
 
 demo: ## Run the service and its servers here, with a synthetic chat (EVENTS=FILE: with these events)
 	@scripts/demo
+
+clients: ## Run the examples in other languages against real servers (downloads their libraries)
+	@scripts/check-clients
 
 bench-handover: ## Measure how long partitions have no live owner as instances come and go
 	@scripts/install

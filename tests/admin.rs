@@ -221,10 +221,11 @@ async fn readiness_says_what_is_missing() {
         "{page}"
     );
     assert!(
-        page.contains("NATS is not connected; partition 4 is catching-up"),
+        page.contains("NATS is not connected; 1 of 2 partitions not live"),
         "{page}"
     );
     assert!(page.contains("<td>3<td>live<td>41<td>–<td>42<td>1<td>"), "{page}");
+    assert!(page.contains("<td>4<td class=bad>catching-up<td>"), "{page}");
     running.partitions.world.set_phase(PartitionId(4), "live");
     running.connected.store(true, Ordering::Relaxed);
     assert_eq!(fetch(running.address, "/readyz").await.0, 200);

@@ -87,15 +87,18 @@ impl<P: Statuses> Admin<P> {
         Some(status)
     }
 
+    /// A line for each server that is not connected.
+    fn unconnected(&self) -> Vec<String> {
+        self.dependencies
+            .iter()
+            .filter(|dependency| !(dependency.connected)())
+            .map(|dependency| format!("{} is not connected", dependency.name))
+            .collect()
+    }
+
     /// What keeps this instance from being ready, one line each.
     async fn missing(&self) -> Vec<String> {
-        let unconnected = self
-            .dependencies
-            .iter()
-            .filter(|dependency| !(dependency.connected)());
-        let mut missing: Vec<_> = unconnected
-            .map(|dependency| format!("{} is not connected", dependency.name))
-            .collect();
+        let mut missing = self.unconnected();
         match self.status().await {
             None => missing.push("the threads that own partitions do not answer".to_owned()),
             Some(status) => missing.extend(
@@ -130,16 +133,24 @@ async fn ready<P: Statuses>(State(admin): State<Arc<Admin<P>>>) -> Response {
 }
 
 async fn page<P: Statuses>(State(admin): State<Arc<Admin<P>>>) -> Response {
-    let missing = admin.missing().await;
-    let status = admin.status().await.unwrap_or_default();
-    let text = render_page(&admin.instance, &missing, &status);
+    let mut missing = admin.unconnected();
+    let status = admin.status().await;
+    if status.is_none() {
+        missing.push("the threads that own partitions do not answer".to_owned());
+    }
+    let text = render_page(&admin.instance, missing, &status.unwrap_or_default());
     ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], text).into_response()
 }
 
-const STYLE: &str = "body{font:14px system-ui,sans-serif;margin:2em;color:#222;background:#fff}\
-table{border-collapse:collapse}th,td{padding:.3em .8em;text-align:right;border-bottom:1px solid #ddd}\
-th{font-weight:600}td:nth-child(2),th:nth-child(2){text-align:left}.bad{color:#b00}\
-@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}th,td{border-color:#444}.bad{color:#f77}}";
+/// A table wider than the window scrolls in a box of its own, under its first column.
+const STYLE: &str = ":root{color-scheme:light dark}\
+body{font:14px/1.4 system-ui,sans-serif;margin:clamp(.8em,3vw,2em);color:#222;background:#fff}\
+h1{font-size:1.5em;margin:0 0 .4em}.table{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}\
+th,td{padding:.3em .8em;text-align:right;white-space:nowrap;border-bottom:1px solid #ddd}th{font-weight:600}\
+th:first-child,td:first-child{position:sticky;left:0;background:#fff}td:nth-child(2),th:nth-child(2){text-align:left}\
+a{color:#05c}.bad{color:#b00;font-weight:600}\
+@media(prefers-color-scheme:dark){body,th:first-child,td:first-child{color:#ddd;background:#181818}\
+th,td{border-color:#444}a{color:#8bf}.bad{color:#f88}}";
 
 const COLUMNS: [&str; 11] = [
     "partition",
@@ -155,12 +166,24 @@ const COLUMNS: [&str; 11] = [
     "channels",
 ];
 
-fn render_page(instance: &str, missing: &[String], partitions: &[Status]) -> String {
+fn render_page(instance: &str, mut missing: Vec<String>, partitions: &[Status]) -> String {
+    let is_live = |status: &&Status| status.phase == "live";
+    let live = partitions.iter().filter(is_live).count();
+    if live < partitions.len() {
+        // The table says which; a sentence that names a hundred is not read.
+        missing.push(format!(
+            "{} of {} partitions not live",
+            partitions.len() - live,
+            partitions.len()
+        ));
+    }
     let mut page = format!(
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
+        "<!doctype html><html lang=en><meta charset=utf-8>\
+         <meta name=viewport content=\"width=device-width,initial-scale=1\">\
          <meta http-equiv=refresh content=2><title>readstates {instance}</title><style>{STYLE}</style>\
-         <h1>readstates {}</h1><p>{instance}: ",
+         <h1>readstates {}</h1><p>{instance} owns {} partitions: ",
         env!("CARGO_PKG_VERSION"),
+        partitions.len(),
         instance = escaped(instance),
     );
     if missing.is_empty() {
@@ -170,8 +193,7 @@ fn render_page(instance: &str, missing: &[String], partitions: &[Status]) -> Str
     }
     let _ = write!(
         page,
-        ". {} partitions. <a href=/metrics>Metrics</a></p><table><tr><th>{}</tr>",
-        partitions.len(),
+        ". <a href=/metrics>Metrics</a></p><div class=table><table><tr><th>{}</tr>",
         COLUMNS.join("<th>")
     );
     for status in partitions {
@@ -193,10 +215,15 @@ fn render_page(instance: &str, missing: &[String], partitions: &[Status]) -> Str
             status.read_states_cached.to_string(),
             status.channels_cached.to_string(),
         ];
-        let class = if status.phase == "live" { "" } else { " class=bad" };
-        let _ = write!(page, "<tr{class}><td>{}</tr>", cells.join("<td>"));
+        let [partition, phase, numbers @ ..] = &cells;
+        let class = if is_live(&status) { "" } else { " class=bad" };
+        let _ = write!(
+            page,
+            "<tr><td>{partition}<td{class}>{phase}<td>{}</tr>",
+            numbers.join("<td>")
+        );
     }
-    page.push_str("</table></html>\n");
+    page.push_str("</table></div></html>\n");
     page
 }
 
