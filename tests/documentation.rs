@@ -24,9 +24,7 @@ fn links_to_files_lead_somewhere() {
             let target = link.split(')').next().unwrap_or_default();
             let is_file = !target.contains("://") && !target.starts_with('#');
             let folder = Path::new(file).parent().unwrap_or(Path::new(""));
-            let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-                .join(folder)
-                .join(target);
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join(target);
             assert!(
                 !is_file || path.exists(),
                 "{file} links to {target}, which is not there"
