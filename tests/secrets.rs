@@ -63,17 +63,21 @@ fn cassandra() -> Cassandra {
     let server = Cassandra::start_with(&["authenticator=PasswordAuthenticator"]);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let alter = format!("ALTER ROLE cassandra WITH PASSWORD = '{CASSANDRA}'");
-    wait_for("the first user", DEADLINE, || {
+    let says = |password: &str, statement: &str| {
         runtime.block_on(async {
             let session = SessionBuilder::new()
                 .known_node(server.url())
-                .user("cassandra", "cassandra");
+                .user("cassandra", password);
             match session.build().await {
-                Ok(session) => session.query_unpaged(alter.as_str(), ()).await.is_ok(),
+                Ok(session) => session.query_unpaged(statement, ()).await.is_ok(),
                 Err(_) => false,
             }
         })
-    });
+    };
+    wait_for("the first user", DEADLINE, || says("cassandra", &alter));
+    // The server remembers passwords for some seconds.
+    let select = "SELECT key FROM system.local";
+    wait_for("the password", DEADLINE, || says(CASSANDRA, select));
     server
 }
 
@@ -121,7 +125,7 @@ fn no_secret_gets_out_of_what_runs() {
     let by_jwt = Nats::start_with(&[&config("operator.conf", &operator.configuration())]);
 
     let base = Deployment {
-        name: "canary".to_owned(),
+        name: "secrets".to_owned(),
         brokers: kafka.url(),
         nats: by_user.url(),
         cassandra: cassandra.url(),
