@@ -101,7 +101,7 @@ impl StoreHealth {
         if let (false, Err(error)) = (self.is_logged.swap(true, Ordering::Relaxed), result) {
             tracing::warn!(
                 "{error}; this is tried again until it works, and nothing is lost meanwhile, but what is not cached \
-                 can't be answered: check that the store is up and can be reached"
+                 may not be answered: check that the store is up, can be reached, and lets us read and write"
             );
         }
     }

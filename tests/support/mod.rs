@@ -2,5 +2,6 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 pub mod owners;
+pub mod proxy;
 pub mod servers;
 pub mod service;

@@ -163,6 +163,42 @@ impl Service {
         }
     }
 
+    /// Waits until it has ended by itself.
+    ///
+    /// # Panics
+    /// With its log, if it does not within the deadline.
+    pub fn wait_for_end(&mut self, deadline: Duration) -> ExitStatus {
+        let end = Instant::now() + deadline;
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(
+                Instant::now() < end,
+                "{} does not end by itself:\n{}",
+                self.name,
+                self.log_tail()
+            );
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Memory that it has in use, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// All that its log says.
+    pub fn log_lines(&self) -> Vec<String> {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        log.lines().map(str::to_owned).collect()
+    }
+
     /// Sends a signal, by its name without SIG.
     pub fn signal(&self, name: &str) {
         let id = self.process.id().to_string();

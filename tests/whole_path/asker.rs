@@ -29,7 +29,7 @@ const TIMEOUT_MS: u64 = 2000;
 #[derive(Clone, Debug)]
 pub struct NoAnswer {
     /// The error code, or a word.
-    what: String,
+    pub what: String,
     /// What the service says about it.
     #[allow(dead_code, reason = "shown by Debug")]
     why: String,
@@ -149,6 +149,11 @@ impl Asker {
             *known = (*known).max(partition.durable_offset);
         }
         status
+    }
+
+    /// Expects nothing of what was durable before: the store was rolled back.
+    pub fn forget_durable(&self) {
+        self.shared.durable.lock().unwrap().fill(None);
     }
 
     fn floors(&self) -> Vec<Option<u64>> {
