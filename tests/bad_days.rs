@@ -16,3 +16,5 @@ mod probes;
 
 #[path = "bad_days/store.rs"]
 mod store;
+#[path = "bad_days/streams.rs"]
+mod streams;

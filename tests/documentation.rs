@@ -19,7 +19,7 @@ fn the_readme_has_every_key_of_the_configuration() {
 
 #[test]
 fn links_to_files_lead_somewhere() {
-    for file in ["README.md", "ARCHITECTURE.md"] {
+    for file in ["README.md", "ARCHITECTURE.md", "docs/operations.md"] {
         for link in read(file).split("](").skip(1) {
             let target = link.split(')').next().unwrap_or_default();
             let is_file = !target.contains("://") && !target.starts_with('#');

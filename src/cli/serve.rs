@@ -139,6 +139,12 @@ impl Serving {
         let failure = tokio::select! {
             () = shutdown => None,
             failure = self.failures.recv() => Some(failure),
+            why = self.shards.rolled_back() => {
+                tracing::error!("{why}");
+                // Nothing is written; this only tells the group, so that others take the partitions soon.
+                let _ = self.drain().await;
+                return Err(Failed::Broken(why));
+            }
         };
         let drained = self.drain().await;
         match failure {

@@ -7,6 +7,7 @@ mod effects;
 mod intake;
 mod owned;
 pub mod retry;
+mod rollback;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,7 @@ use crate::query::{Partitions, Status, Statuses, Unanswered, UserRows};
 use crate::source::{DeadLetter, Owners, RecordBatch};
 use crate::store::Store;
 use crate::wire::record::RecordLimits;
+use rollback::Witness;
 
 /// Records of one partition that wait to be taken; above, no more are accepted.
 const QUEUED_RECORDS_MAX: usize = 8192;
@@ -61,6 +63,8 @@ struct Inner {
     owned: Mutex<BTreeMap<PartitionId, Ownership>>,
     live: watch::Sender<BTreeSet<PartitionId>>,
     store_health: Arc<retry::StoreHealth>,
+    /// Why the store is older than it was, once that was found.
+    rolled_back: watch::Sender<Option<String>>,
 }
 
 /// What the sender's side knows of an owned partition.
@@ -94,6 +98,7 @@ struct Assign {
     live_at: Offset,
     queued: Arc<AtomicUsize>,
     share: Share,
+    witness: Arc<Witness>,
 }
 
 /// A question to a partition.
@@ -168,6 +173,7 @@ impl Shards {
             inboxes,
             owned: Mutex::default(),
             live,
+            rolled_back: watch::Sender::new(None),
         });
         for (index, receiver) in receivers.into_iter().enumerate() {
             let runner = effects::Runner {
@@ -208,6 +214,17 @@ impl Shards {
         }
         all.partitions.sort_by_key(|report| report.status.partition);
         all
+    }
+
+    /// Returns once the store is found to be older than it was, with what happened and what to do. Nothing is written
+    /// from then on, and partitions are given up without that: the process has to end.
+    pub async fn rolled_back(&self) -> String {
+        let mut told = self.inner.rolled_back.subscribe();
+        match told.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            // Never: the sender is in here as well.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Whether the store fails.
@@ -280,6 +297,8 @@ impl Owners for Shards {
             },
         );
         let share = self.inner.share_out(&owned);
+        let (health, rolled_back) = (&self.inner.store_health, &self.inner.rolled_back);
+        let witness = Witness::new(partition, durable, Arc::clone(health), rolled_back.clone());
         let assign = Assign {
             partition,
             assignment,
@@ -287,6 +306,7 @@ impl Owners for Shards {
             live_at,
             queued,
             share,
+            witness: Arc::new(witness),
         };
         self.inner.send(partition, Message::Assign(assign));
     }
@@ -314,6 +334,9 @@ impl Owners for Shards {
 
     fn drain(&self, partition: PartitionId, assignment: u64) -> oneshot::Receiver<LogPosition> {
         let (done, drained) = oneshot::channel();
+        if self.inner.rolled_back.borrow().is_some() {
+            return drained;
+        }
         self.inner.live.send_if_modified(|live| live.remove(&partition));
         self.inner
             .send(partition, Message::Drain(partition, assignment, done));

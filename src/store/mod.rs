@@ -38,6 +38,9 @@ pub enum StoreError {
     /// A row can't be read or is not ours: trying again can't help.
     #[error("{0}")]
     Unusable(String),
+    /// It is older than it was: nothing may be made of its rows, and nothing written over them.
+    #[error("{0}")]
+    RolledBack(String),
 }
 
 /// Rows by key. Writes are idempotent, and an older row never replaces a newer one.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use readstates::wire::proto::v1::Event;
 use readstates::wire::proto::v1::event::Kind;
 use readstates::wire::proto::v1::{MemberJoined, MessageCreated, MessageRead};
 use tokio::task::block_in_place;
+use tokio::time::sleep;
 
 use crate::probes::{Probes, Tallies};
 use crate::support::servers::wait_for;
@@ -122,6 +124,38 @@ impl Load {
         }
     }
 
+    /// What the callers have seen of a trouble so far.
+    pub fn seen(&self, _: &Trouble) -> Tallies {
+        self.probes.seen()
+    }
+
+    /// From now on only [`Load::publish_unusable`] publishes what can't be used.
+    pub fn stop_unusable(&self) {
+        self.stream.orders.send(Order::NothingUnusable).unwrap();
+    }
+
+    /// Publishes a record that can't be used.
+    pub fn publish_unusable(&self, partition: u32) {
+        self.stream.orders.send(Order::Unusable(partition)).unwrap();
+    }
+
+    /// Starts an instance in place of the one that has ended, on a store that is older than what it has said to be
+    /// durable, and waits until everything is answered.
+    pub async fn restart_behind(&mut self, name: &str) {
+        // Whoever asked last may still be waiting for an answer.
+        sleep(Duration::from_secs(1)).await;
+        self.asker.forget_durable();
+        self.service = self.run.deployment.serve(name, &[]);
+        let live = self.asker.wait_until_live().await;
+        let ends = self.acknowledged.lock().unwrap().clone();
+        self.asker.settle(&ends).await;
+        let replayed = self.service.metric("readstates_events_total", "");
+        let (tallies, tally) = (self.probes.take(), self.asking.take_tally());
+        self.run.say(format_args!(
+            "instance {name}: live after {live:.1?}, {replayed} events replayed and new; until then {tallies:?}, {tally:?}"
+        ));
+    }
+
     /// A trouble is over now: waits until everything is answered again, and until the log has `said` so.
     pub async fn over(&mut self, trouble: Trouble, said: Option<&str>) -> Seen {
         let lasted = trouble.began.elapsed();
@@ -225,8 +259,17 @@ fn quiet_events() -> Vec<Event> {
     events
 }
 
+/// What is to be published beside the events.
+enum Order {
+    /// This partition gets a record that can't be used.
+    Unusable(u32),
+    /// No other ones any more.
+    NothingUnusable,
+}
+
 /// Whether events are published at this very moment.
 struct Stream {
+    orders: Sender<Order>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Publishing>,
 }
@@ -235,19 +278,27 @@ impl Stream {
     fn start(mut publishing: Publishing, events: Vec<Event>, seed: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
+        let (orders, ordered) = channel();
         let thread = std::thread::spawn(move || {
             let mut rng = Rng::new(seed);
             let mut rest = &events[..];
+            let mut unusable_permille = UNUSABLE_PERMILLE;
             while !rest.is_empty() && !stopped.load(Ordering::SeqCst) {
                 let (portion, later) =
                     rest.split_at(rng.between(1, PORTION_MAX).min(rest.len() as u64) as usize);
                 rest = later;
-                publishing.by_producer(portion, UNUSABLE_PERMILLE);
+                for order in ordered.try_iter() {
+                    match order {
+                        Order::Unusable(partition) => publishing.unusable_in(partition),
+                        Order::NothingUnusable => unusable_permille = 0,
+                    }
+                }
+                publishing.by_producer(portion, unusable_permille);
                 std::thread::sleep(Duration::from_millis(rng.between(0, PAUSE_MAX_MS)));
             }
             publishing
         });
-        Stream { stop, thread }
+        Stream { orders, stop, thread }
     }
 
     /// # Panics

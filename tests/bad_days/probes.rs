@@ -118,6 +118,11 @@ impl Probes {
         }));
     }
 
+    /// What was noted since [`Probes::take`].
+    pub fn seen(&self) -> Tallies {
+        self.tallies.lock().unwrap().clone()
+    }
+
     /// What was noted since the last time.
     pub fn take(&self) -> Tallies {
         std::mem::take(&mut self.tallies.lock().unwrap())

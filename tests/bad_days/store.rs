@@ -88,10 +88,12 @@ async fn the_store_is_away_slow_or_refuses() {
     let reached_after = began.elapsed();
     sleep((KILLED - CASSANDRA_STARTS).saturating_sub(began.elapsed())).await;
     assert!(paused(), "it has no reason to go on");
+    // One may have been answered just as it was killed.
+    let fresh = load.seen(&killed).fresh;
+    assert!(fresh.answered <= 1, "there is nothing to answer from: {fresh:?}");
     block_in_place(|| cassandra.restart());
     let seen = load.over(killed, Some(WORKS_AGAIN)).await;
     check_away(&seen);
-    assert_eq!(seen.tallies.fresh.answered, 0, "there is nothing to answer from");
     assert!(seen.recovered_after < RECOVERED_MAX, "{:?}", seen.recovered_after);
     let goes_on = || load.service.metric("readstates_source_paused", "") == 0.0;
     block_in_place(|| wait_for("nothing is paused", RECOVERED_MAX, goes_on));
