@@ -152,6 +152,7 @@ impl Asker {
     }
 
     /// Expects nothing of what was durable before: the store was rolled back.
+    #[allow(dead_code, reason = "not every test rolls the store back")]
     pub fn forget_durable(&self) {
         self.shared.durable.lock().unwrap().fill(None);
     }
