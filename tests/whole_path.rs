@@ -5,6 +5,10 @@
 //! timing. `READSTATES_EVENTS` names the file of events to use; empty, they are made up.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "instances/handover.rs"]
+mod handover;
+#[path = "instances/several.rs"]
+mod several_instances;
 mod support;
 #[path = "whole_path/mod.rs"]
 mod whole_path;

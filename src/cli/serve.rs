@@ -147,6 +147,12 @@ impl Serving {
             () = shutdown => None,
             failure = self.failures.recv() => Some(source_failed(failure)),
             refused = &mut self.refused => Some(nats_refused(refused)),
+            why = self.shards.rolled_back() => {
+                tracing::error!("{why}");
+                // Nothing is written; this only tells the group, so that others take the partitions soon.
+                let _ = self.drain().await;
+                return Err(Failed::Broken(why));
+            }
         };
         self.refused.abort();
         let drained = self.drain().await;

@@ -93,6 +93,8 @@ counters! {
     requests_after,
     /// Answers given from what is cached while the store fails.
     answers_without_store,
+    /// Answers given from what is cached while a load takes long.
+    answers_past_slow_loads,
     /// Requests that ran out of time.
     requests_expired,
     /// Requests refused because too many wait.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use hashbrown::HashMap;
 
 use super::Partition;
-use super::io::{Effect, LoadKey, LoadToken, LoadedRow, NodeKey};
+use super::io::{Effect, LoadKey, LoadToken, LoadedRow, Millis, NodeKey};
 use super::requests::Question;
 use crate::model::channel::{Level, Wanted};
 use crate::model::event::EventKind;
@@ -23,6 +23,8 @@ pub struct Queue {
     parked: Vec<(ReadStateKey, Option<ReadState>)>,
     /// The last load failed: the store can't be reached.
     is_failing: bool,
+    /// A load takes long: perhaps the store can't be reached.
+    is_slow: bool,
 }
 
 /// Something that waits.
@@ -38,7 +40,11 @@ pub struct Pending {
     channel: ChannelId,
     key: LoadKey,
     attempt: u32,
+    since: Millis,
 }
+
+/// How often to look for loads that take long.
+const SLOW_LOADS_INTERVAL_MS: u64 = 50;
 
 /// What is missing to go on.
 pub type Missing = Vec<LoadKey>;
@@ -189,6 +195,7 @@ impl Partition {
                     channel,
                     key,
                     attempt: 0,
+                    since: self.now,
                 },
             );
             out.push(Effect::Load {
@@ -296,6 +303,7 @@ impl Partition {
         };
         if queue.first_record().is_some() {
             pending.attempt += 1;
+            pending.since = self.now;
             self.last_token += 1;
             let token = LoadToken(self.last_token);
             queue.loading.insert(pending.key, token);
@@ -327,6 +335,52 @@ impl Partition {
                 self.answer_from_cache(as_of, question, out);
             }
         }
+    }
+
+    /// Where a load takes long, questions about what is cached are answered as of just before the first record that
+    /// waits, as if the store failed; others wait on.
+    pub(super) fn answer_past_slow_loads(&mut self, out: &mut Vec<Effect>) {
+        if self.now < self.slow_loads_due {
+            return;
+        }
+        self.slow_loads_due = Millis(self.now.0 + SLOW_LOADS_INTERVAL_MS);
+        self.queues.values_mut().for_each(|queue| queue.is_slow = false);
+        let patience_ms = self.settings.load_patience_ms;
+        let mut slow: Vec<ChannelId> = Vec::new();
+        for Pending { channel, since, .. } in self.pending_loads.values() {
+            if since.0 + patience_ms < self.now.0
+                && let Some(queue) = self.queues.get_mut(channel)
+                && !std::mem::replace(&mut queue.is_slow, true)
+            {
+                slow.push(*channel);
+            }
+        }
+        // In an order that is the same each time.
+        slow.sort_unstable();
+        for channel in slow {
+            let Some(as_of) = self.slow_as_of(channel) else {
+                continue;
+            };
+            let Some(queue) = self.queues.get_mut(&channel) else {
+                continue;
+            };
+            let mut items = std::mem::take(&mut queue.items);
+            items.retain(|item| match item {
+                Item::Record(..) => true,
+                Item::Question(_, question) => !self.answer_if_cached(as_of, question, out),
+            });
+            if items.is_empty() {
+                self.drop_queue(channel);
+            } else if let Some(queue) = self.queues.get_mut(&channel) {
+                queue.items = items;
+            }
+        }
+    }
+
+    /// Where a load of this channel takes long: just before the first record that waits, or the position.
+    pub(super) fn slow_as_of(&self, channel: ChannelId) -> Option<LogPosition> {
+        let queue = self.queues.get(&channel).filter(|queue| queue.is_slow)?;
+        Some(queue.first_record().map_or(self.position, LogPosition::before))
     }
 
     /// Whether the row of a read state is on its way.

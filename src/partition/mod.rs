@@ -45,6 +45,9 @@ pub struct Settings {
     pub channel_writes_max: usize,
     /// Loads under way at a time that are only asked for in advance.
     pub loads_max: usize,
+    /// A load under way for longer than this may be one of a store that does not answer: what is cached does not wait
+    /// for it.
+    pub load_patience_ms: u64,
     /// Records that wait for a load; above, no more are wanted.
     pub waiting_records_max: usize,
     /// Questions that wait; above, more are refused.
@@ -63,6 +66,7 @@ impl Default for Settings {
             read_state_writes_max: 256,
             channel_writes_max: 64,
             loads_max: 256,
+            load_patience_ms: 500,
             waiting_records_max: 4096,
             waiting_questions_max: 16_384,
             planted: Planted::default(),
@@ -129,6 +133,7 @@ pub struct Partition {
     /// Channels of which something is waiting for a load.
     queues: HashMap<ChannelId, Queue>,
     pending_loads: HashMap<LoadToken, Pending>,
+    slow_loads_due: Millis,
     last_token: u64,
     /// Records that wait, each by its place.
     waiting: BTreeSet<LogPosition>,
@@ -180,6 +185,7 @@ impl Partition {
             channels: channels::Channels::new(settings.planted),
             queues: HashMap::new(),
             pending_loads: HashMap::new(),
+            slow_loads_due: Millis::default(),
             last_token: 0,
             waiting: BTreeSet::new(),
             requests: Requests::default(),
@@ -210,7 +216,10 @@ impl Partition {
             (_, Input::LoadFailed { token }) => self.take_load_failure(token, out),
             (_, Input::Written(key)) => self.take_acknowledgement(key),
             (_, Input::PositionStored(position)) => self.take_stored_position(position),
-            (_, Input::Tick) => self.expire(out),
+            (_, Input::Tick) => {
+                self.answer_past_slow_loads(out);
+                self.expire(out);
+            }
             (Phase::CatchingUp | Phase::Live, Input::Drain) => self.phase = Phase::Draining,
             (Phase::Draining | Phase::Drained, Input::Drain) => {}
         }

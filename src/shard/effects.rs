@@ -7,10 +7,12 @@ use crossbeam_channel::Sender;
 use tokio::sync::watch;
 
 use super::confirmation::Confirmation;
+use super::owned::Waiting;
 use super::retry::{StoreHealth, load_after_backoff, store_position_until_done, write_until_done};
-use super::{DeadLetterSink, Message};
+use super::rollback::{Guarded, LOOK_INTERVAL, Witness};
+use super::{Asked, DeadLetterSink, Message};
 use crate::model::ids::{LogPosition, Offset, PartitionId};
-use crate::partition::io::{Input, LoadKey, LoadToken, Write};
+use crate::partition::io::{Failure, Input, LoadKey, LoadToken, Reply, Write};
 use crate::source::DeadLetter;
 use crate::store::{Store, StoreError, StoredPosition, StreamIdentity};
 
@@ -21,6 +23,8 @@ pub struct Origin {
     pub assignment: u64,
     /// Closed when the partition is given up: what outlives it stops trying.
     pub gone: watch::Receiver<()>,
+    /// Looks whether the store is as new as it was.
+    pub witness: Arc<Witness>,
 }
 
 /// Does effects.
@@ -37,9 +41,9 @@ pub struct Runner<S, D> {
 impl<S: Store, D: DeadLetterSink> Runner<S, D> {
     /// Reads a row once, after a pause if that failed before.
     pub fn load(self: &Arc<Self>, origin: &Origin, token: LoadToken, key: LoadKey, attempt: u32) {
-        let runner = Arc::clone(self);
+        let (runner, store) = (Arc::clone(self), self.store_of(origin));
         self.bring_back(origin, async move {
-            match load_after_backoff(&runner.store, &runner.store_health, key, attempt).await {
+            match load_after_backoff(&store, &runner.store_health, key, attempt).await {
                 Ok(row) => Some(Input::Loaded { token, row }),
                 Err(_) => Some(Input::LoadFailed { token }),
             }
@@ -48,9 +52,9 @@ impl<S: Store, D: DeadLetterSink> Runner<S, D> {
 
     /// Writes a row, trying for as long as the partition is owned.
     pub fn write(self: &Arc<Self>, origin: &Origin, write: Write) {
-        let runner = Arc::clone(self);
+        let (runner, store) = (Arc::clone(self), self.store_of(origin));
         self.bring_back(origin, async move {
-            let written = write_until_done(&runner.store, &runner.store_health, &write).await;
+            let written = write_until_done(&store, &runner.store_health, &write).await;
             written
                 .inspect_err(log_unwritable)
                 .ok()
@@ -61,20 +65,53 @@ impl<S: Store, D: DeadLetterSink> Runner<S, D> {
     /// Stores the durable position, trying for as long as the partition is owned, and only while that is certain: a
     /// position that was stored is one that no later owner may be behind of.
     pub fn store_position(self: &Arc<Self>, origin: &Origin, durable: LogPosition) {
-        let (runner, partition) = (Arc::clone(self), origin.partition);
+        let (runner, store, partition) = (Arc::clone(self), self.store_of(origin), origin.partition);
         self.bring_back(origin, async move {
             let position = StoredPosition {
                 durable,
                 stream: runner.stream.clone(),
             };
             runner.confirmation.certain_since(Instant::now()).await;
-            let stored =
-                store_position_until_done(&runner.store, &runner.store_health, partition, &position).await;
+            let stored = store_position_until_done(&store, &runner.store_health, partition, &position).await;
             stored
                 .inspect_err(log_unwritable)
                 .ok()
                 .map(|()| Input::PositionStored(durable))
         });
+    }
+
+    /// Looks at the stored position now and then, for as long as the partition is owned.
+    pub fn keep_looking(self: &Arc<Self>, origin: &Origin) {
+        let (runner, witness) = (Arc::clone(self), Arc::clone(&origin.witness));
+        self.bring_back(origin, async move {
+            loop {
+                tokio::time::sleep(LOOK_INTERVAL).await;
+                let looked = witness.look(&runner.store).await;
+                runner.store_health.saw(&looked);
+                if let Err(StoreError::RolledBack(_)) = looked {
+                    return None;
+                }
+            }
+        });
+    }
+
+    /// Has a partition asked what takes a store that is as new as it was, once that is sure.
+    pub fn ask_when_sure(self: &Arc<Self>, origin: &Origin, asked: Asked, reply: Waiting) {
+        let (runner, origin) = (Arc::clone(self), origin.clone());
+        self.runtime.spawn(async move {
+            let sure = origin.witness.make_sure(&runner.store).await;
+            runner.store_health.saw(&sure);
+            // Neither the asker nor the thread need be there any more.
+            if sure.is_ok() {
+                let _ = runner.inbox.send(Message::Ask(origin.partition, asked, reply));
+            } else {
+                let _ = reply.send(Ok(Reply::Answers(vec![Err(Failure::StoreUnavailable)])));
+            }
+        });
+    }
+
+    fn store_of(&self, origin: &Origin) -> Guarded<S> {
+        Guarded::new(self.store.clone(), Arc::clone(&origin.witness))
     }
 
     /// Sends a dead letter, trying for as long as the partition is owned: only then the stream goes on past it.
@@ -85,6 +122,7 @@ impl<S: Store, D: DeadLetterSink> Runner<S, D> {
                 partition,
                 assignment,
                 mut gone,
+                ..
             } = origin;
             tokio::select! {
                 () = runner.dead_letters.send(letter) => {
@@ -106,6 +144,7 @@ impl<S: Store, D: DeadLetterSink> Runner<S, D> {
             partition,
             assignment,
             mut gone,
+            ..
         } = origin.clone();
         let inbox = self.inbox.clone();
         self.runtime.spawn(async move {
@@ -122,7 +161,10 @@ impl<S: Store, D: DeadLetterSink> Runner<S, D> {
     }
 }
 
-/// Such a row stays unwritten, and the durable position does not pass it.
+/// Such a row stays unwritten, and the durable position does not pass it. That nothing may be written is said once,
+/// when the process ends.
 fn log_unwritable(error: &StoreError) {
-    tracing::error!("{error}");
+    if !matches!(error, StoreError::RolledBack(_)) {
+        tracing::error!("{error}");
+    }
 }

@@ -9,6 +9,7 @@ mod intake;
 mod owned;
 mod progress;
 pub mod retry;
+mod rollback;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,7 @@ use crate::query::{Partitions, Status, Statuses, Unanswered, UserRows};
 use crate::source::{Confirmed, DeadLetter, Owners, RecordBatch, Stuck};
 use crate::store::Store;
 use crate::wire::record::RecordLimits;
+use rollback::Witness;
 
 pub use progress::STUCK_AFTER;
 
@@ -71,6 +73,8 @@ struct Inner {
     live: watch::Sender<BTreeSet<PartitionId>>,
     confirmation: Arc<Confirmation>,
     store_health: Arc<retry::StoreHealth>,
+    /// Why the store is older than it was, once that was found.
+    rolled_back: watch::Sender<Option<String>>,
 }
 
 /// What the sender's side knows of an owned partition.
@@ -106,6 +110,7 @@ struct Assign {
     live_at: Offset,
     queued: Arc<AtomicUsize>,
     share: Share,
+    witness: Arc<Witness>,
 }
 
 /// A question to a partition.
@@ -196,6 +201,7 @@ impl Shards {
             assigning: Mutex::default(),
             live,
             confirmation: Arc::clone(&confirmation),
+            rolled_back: watch::Sender::new(None),
         });
         for (index, receiver) in receivers.into_iter().enumerate() {
             let runner = effects::Runner {
@@ -240,6 +246,17 @@ impl Shards {
             .extend(assigning.into_iter().map(PartitionReport::assigning));
         all.partitions.sort_by_key(|report| report.status.partition);
         all
+    }
+
+    /// Returns once the store is found to be older than it was, with what happened and what to do. Nothing is written
+    /// from then on, and partitions are given up without that: the process has to end.
+    pub async fn rolled_back(&self) -> String {
+        let mut told = self.inner.rolled_back.subscribe();
+        match told.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            // Never: the sender is in here as well.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Whether the store fails.
@@ -348,6 +365,8 @@ impl Owners for Shards {
             },
         );
         let share = self.inner.share_out(&owned);
+        let (health, rolled_back) = (&self.inner.store_health, &self.inner.rolled_back);
+        let witness = Witness::new(partition, durable, Arc::clone(health), rolled_back.clone());
         let assign = Assign {
             partition,
             assignment,
@@ -355,6 +374,7 @@ impl Owners for Shards {
             live_at,
             queued,
             share,
+            witness: Arc::new(witness),
         };
         self.inner.send(partition, Message::Assign(assign));
     }
@@ -386,6 +406,9 @@ impl Owners for Shards {
 
     fn drain(&self, partition: PartitionId, assignment: u64) -> oneshot::Receiver<LogPosition> {
         let (done, drained) = oneshot::channel();
+        if self.inner.rolled_back.borrow().is_some() {
+            return drained;
+        }
         self.inner
             .send(partition, Message::Drain(partition, assignment, done));
         drained

@@ -22,7 +22,8 @@ const RECORDS_AT_ONCE_MAX: usize = 64;
 /// A reply leaves this much before the asker's time runs out.
 const REPLY_MARGIN: Duration = Duration::from_millis(5);
 
-type Waiting = oneshot::Sender<Result<Reply, Unanswered>>;
+/// Who waits for an answer.
+pub type Waiting = oneshot::Sender<Result<Reply, Unanswered>>;
 
 /// One owned partition.
 pub struct Owned {
@@ -63,6 +64,7 @@ impl Owned {
             live_at,
             queued,
             share,
+            witness,
         } = assign;
         let (_owned, gone) = watch::channel(());
         let partition = Partition::new(settings.partition, *share, *assignment, *durable, *live_at);
@@ -73,6 +75,7 @@ impl Owned {
                 partition: *id,
                 assignment: *assignment,
                 gone,
+                witness: Arc::clone(witness),
             },
             intake: Intake::new(
                 *id,
@@ -93,6 +96,10 @@ impl Owned {
 
     pub fn partition_id(&self) -> PartitionId {
         self.origin.partition
+    }
+
+    pub fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     pub fn assignment(&self) -> u64 {

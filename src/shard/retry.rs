@@ -44,6 +44,7 @@ pub struct StoreHealth {
     since: Instant,
     /// In ms after `since`, at least 1; 0 where the newest attempt worked.
     failed_at_ms: AtomicU64,
+    failures_seen: AtomicU64,
     /// Whether the log says that it fails.
     is_logged: AtomicBool,
     failures: Mutex<Failures>,
@@ -69,6 +70,7 @@ impl StoreHealth {
         StoreHealth {
             since: Instant::now(),
             failed_at_ms: AtomicU64::new(0),
+            failures_seen: AtomicU64::new(0),
             is_logged: AtomicBool::new(false),
             failures: Mutex::default(),
         }
@@ -80,19 +82,25 @@ impl StoreHealth {
         failed_at_ms > 0 && self.now_ms() - failed_at_ms.min(self.now_ms()) < FAILING_MS
     }
 
+    /// How many attempts failed.
+    pub fn failures(&self) -> u64 {
+        self.failures_seen.load(Ordering::Relaxed)
+    }
+
     /// Takes note of how an attempt ended. A row that is unusable says nothing about the store.
     pub fn saw<T>(&self, result: &Result<T, StoreError>) {
         match result {
             Ok(_) => self.worked(),
             Err(StoreError::Unavailable(_)) => self.failed(result),
-            Err(StoreError::Unusable(_)) => (),
+            Err(StoreError::Unusable(_) | StoreError::RolledBack(_)) => (),
         }
     }
 
     fn failed<T>(&self, result: &Result<T, StoreError>) {
         let now_ms = self.now_ms();
         self.failed_at_ms.store(now_ms, Ordering::Relaxed);
-        let mut failures = self.failures();
+        self.failures_seen.fetch_add(1, Ordering::Relaxed);
+        let mut failures = self.since_logged();
         if failures.count == 0 {
             failures.first_ms = now_ms;
         }
@@ -101,7 +109,7 @@ impl StoreHealth {
         if let (false, Err(error)) = (self.is_logged.swap(true, Ordering::Relaxed), result) {
             tracing::warn!(
                 "{error}; this is tried again until it works, and nothing is lost meanwhile, but what is not cached \
-                 can't be answered: check that the store is up and can be reached"
+                 may not be answered: check that the store is up, can be reached, and lets us read and write"
             );
         }
     }
@@ -111,7 +119,7 @@ impl StoreHealth {
             return;
         }
         self.failed_at_ms.store(0, Ordering::Relaxed);
-        let mut failures = self.failures();
+        let mut failures = self.since_logged();
         if failures.count == 0 || self.now_ms() < failures.newest_ms + RECOVERED_AFTER_MS {
             return;
         }
@@ -128,7 +136,7 @@ impl StoreHealth {
         self.since.elapsed().as_millis() as u64 + 1
     }
 
-    fn failures(&self) -> MutexGuard<'_, Failures> {
+    fn since_logged(&self) -> MutexGuard<'_, Failures> {
         // Nothing panics while it is held.
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -137,7 +145,7 @@ impl StoreHealth {
 /// Writes a row, again and again until it is in the store.
 ///
 /// # Errors
-/// [`StoreError::Unusable`] if the row can't be written, ever.
+/// [`StoreError::Unusable`] if the row can't be written, ever; [`StoreError::RolledBack`] if nothing may be.
 pub async fn write_until_done(
     store: &impl Store,
     health: &StoreHealth,
@@ -149,7 +157,7 @@ pub async fn write_until_done(
 /// Stores the position of a partition, again and again until it is in the store.
 ///
 /// # Errors
-/// [`StoreError::Unusable`] if it can't be written, ever.
+/// [`StoreError::Unusable`] if it can't be written, ever; [`StoreError::RolledBack`] if nothing may be.
 pub async fn store_position_until_done(
     store: &impl Store,
     health: &StoreHealth,
@@ -269,7 +277,7 @@ mod tests {
             health.is_logged.load(Ordering::Relaxed),
             "too soon to say that it has recovered"
         );
-        health.failures().newest_ms = 0;
+        health.since_logged().newest_ms = 0;
         let late = StoreHealth {
             since: Instant::now() - Duration::from_secs(60),
             ..health

@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::effects::Runner;
 use super::owned::Owned;
-use super::{DeadLetterSink, Inner, Message, Report, ShardSettings, Totals};
+use super::{Asked, DeadLetterSink, Inner, Message, Report, ShardSettings, Totals};
 use crate::model::ids::PartitionId;
 use crate::partition::io::{Effect, Millis};
 use crate::query::Unanswered;
@@ -103,6 +103,7 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
             Message::Assign(assign) => {
                 let mut owned = Owned::new(&assign, &self.settings);
                 tell(&self.shards, &mut owned);
+                self.runner.keep_looking(owned.origin());
                 if let Some(former) = self.owned.insert(assign.partition, owned) {
                     self.retired.add(&former.give_up());
                 }
@@ -140,6 +141,12 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
                 }
             }
             Message::Ask(partition, asked, reply) => match self.owned.get_mut(&partition) {
+                // Its rows come from the store.
+                Some(owned)
+                    if matches!(asked, Asked::Overview { .. }) && !owned.origin().witness.is_sure() =>
+                {
+                    self.runner.ask_when_sure(owned.origin(), asked, reply);
+                }
                 Some(owned) => {
                     owned.ask(now, asked, reply, effects);
                     owned.run(effects, &self.runner);

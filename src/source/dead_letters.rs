@@ -83,6 +83,8 @@ impl DeadLetters {
             self.replace_if_broken(&sender);
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
+            // What was too large for a topic that takes nothing may not be for one that does.
+            kept_bytes = value_bytes;
         }
     }
 

@@ -32,12 +32,15 @@ pub struct StoredPosition {
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// It can't be reached or did not answer in time: trying again can help.
-    #[error("the store did not answer: {0}")]
+    /// It can't be reached, did not answer in time, or refused: trying again can help.
+    #[error("the store failed: {0}")]
     Unavailable(String),
     /// A row can't be read or is not ours: trying again can't help.
     #[error("{0}")]
     Unusable(String),
+    /// It is older than it was: nothing may be made of its rows, and nothing written over them.
+    #[error("{0}")]
+    RolledBack(String),
 }
 
 /// Rows by key. Writes are idempotent, and an older row never replaces a newer one.

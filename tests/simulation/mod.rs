@@ -105,6 +105,7 @@ fn settings_of(profile: &Profile, options: Options) -> Settings {
         read_state_writes_max: profile.writes_max,
         channel_writes_max: profile.writes_max,
         loads_max: profile.loads_max,
+        load_patience_ms: profile.load_patience_ms(),
         waiting_records_max: profile.waiting_records_max,
         waiting_questions_max: profile.waiting_questions_max,
         planted: options.planted,

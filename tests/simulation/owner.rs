@@ -34,12 +34,32 @@ pub struct Owner {
     pub clock_ms: u64,
     /// A load failed, so that answers may be as of an earlier place.
     pub load_failed: bool,
+    /// Since when some load has been under way.
+    pub loading_since: Option<Millis>,
+    /// A load took longer than the partition's patience, which has the same effect.
+    pub load_was_slow: bool,
     /// Records taken at the start.
     pub began_at: Count,
     /// The end of the log as it was told at the start.
     pub live_at: Offset,
     /// Of its share.
     pub read_states_max: usize,
+}
+
+impl Owner {
+    /// Takes note of how long loads have been under way.
+    pub fn time_loads(&mut self, now: Millis, patience_ms: u64) {
+        let is_load = |(_, flight): &(StepNumber, Flight)| {
+            matches!(flight, Flight::Load { .. } | Flight::Loaded { .. })
+        };
+        self.loading_since = match self.flights.iter().any(is_load) {
+            true => self.loading_since.or(Some(now)),
+            false => None,
+        };
+        self.load_was_slow |= self
+            .loading_since
+            .is_some_and(|since| since.0 + patience_ms < now.0);
+    }
 }
 
 impl Flight {

@@ -116,6 +116,14 @@ impl Profile {
         profile
     }
 
+    /// Without a decision of its own, so that seeds stand for what they stood for before there was one.
+    pub fn load_patience_ms(&self) -> u64 {
+        match self.position_interval_ms {
+            100 => 100,
+            _ => u64::MAX / 2,
+        }
+    }
+
     /// Two owners all the time, one reading slowly what the other one is writing at once.
     fn race(&mut self, rng: &mut Rng) {
         self.read_states_max = rng.between(2, 20) as usize;

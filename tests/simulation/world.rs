@@ -193,6 +193,8 @@ impl<'a> World<'a> {
             overviews: Vec::new(),
             clock_ms,
             load_failed: false,
+            loading_since: None,
+            load_was_slow: false,
             began_at: taken,
             live_at,
             read_states_max: self.profile.read_states_max,
@@ -425,6 +427,7 @@ impl<'a> World<'a> {
             _ => None,
         };
         let is_tick = matches!(input, Input::Tick);
+        owner.time_loads(now, self.profile.load_patience_ms());
         owner.partition.handle(now, input, &mut out);
         self.take_effects(index, &mut out, asked)?;
         if is_tick || self.healed || self.rng.percent(self.profile.settle_percent) {
@@ -433,6 +436,7 @@ impl<'a> World<'a> {
         }
         self.out = out;
         let owner = &mut self.owners[index];
+        owner.time_loads(now, self.profile.load_patience_ms());
         let was_paused = owner.is_paused;
         owner.is_paused = owner.partition.is_congested();
         self.stats

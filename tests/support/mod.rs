@@ -4,5 +4,6 @@
 pub mod certificates;
 pub mod jwt;
 pub mod owners;
+pub mod proxy;
 pub mod servers;
 pub mod service;

@@ -153,6 +153,12 @@ impl Asker {
         status
     }
 
+    /// Expects nothing of what was durable before: the store was rolled back.
+    #[allow(dead_code, reason = "not every test rolls the store back")]
+    pub fn forget_durable(&self) {
+        self.shared.durable.lock().unwrap().fill(None);
+    }
+
     /// By partition, the furthest that was said to be durable.
     pub fn floors(&self) -> Vec<Option<u64>> {
         self.shared.durable.lock().unwrap().clone()

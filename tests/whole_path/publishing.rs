@@ -50,7 +50,12 @@ impl ProducerContext for Noting {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        let record = result.as_ref().expect("the broker takes every record");
+        let record = match result {
+            Ok(record) => record,
+            // After a failure of the test the producer goes with its broker.
+            Err(_) if std::thread::panicking() => return,
+            Err((error, _)) => panic!("the broker takes every record: {error}"),
+        };
         let mut acknowledged = self.0.lock().unwrap();
         let newest = &mut acknowledged[record.partition() as usize];
         *newest = (*newest).max(Some(record.offset() as u64));
@@ -144,15 +149,20 @@ impl Publishing {
     /// Makes a record that can't be used the last one of every partition.
     pub fn end_with_unusable(&mut self) {
         for partition in 0..self.deployment.partitions {
-            self.send_unusable(Unusable {
-                reason: "undecodable",
-                key: None,
-                value: Some(vec![0xff]),
-                is_json: false,
-                partition,
-            });
+            self.unusable_in(partition);
         }
         self.producer.flush(Duration::from_secs(60)).unwrap();
+    }
+
+    /// Publishes a record that can't be used into a partition.
+    pub fn unusable_in(&mut self, partition: u32) {
+        self.send_unusable(Unusable {
+            reason: "undecodable",
+            key: None,
+            value: Some(vec![0xff]),
+            is_json: false,
+            partition,
+        });
     }
 
     fn send(&self, partition: u32, key: Option<&[u8]>, value: Option<&[u8]>, headers: OwnedHeaders) {

@@ -10,7 +10,7 @@ use rdkafka::{ClientConfig, TopicPartitionList};
 use readstates::model::ids::PartitionId;
 use readstates::oracle::{Limits, Membership, Oracle};
 use readstates::store::Store;
-use readstates::store::cassandra::{CassandraConfig, CassandraStore};
+use readstates::store::cassandra::{CassandraConfig, CassandraStore, Password};
 use tokio::task::block_in_place;
 
 use super::asker::Asker;
@@ -26,6 +26,13 @@ const OVERVIEWS: usize = 300;
 
 /// Write delay, store and commit interval take some seconds.
 const COMMITTED_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Where the servers of a run are.
+pub struct Addresses {
+    pub brokers: String,
+    pub nats: String,
+    pub cassandra: String,
+}
 
 struct Servers {
     kafka: Kafka,
@@ -61,12 +68,31 @@ pub struct Run {
     pub rng: Rng,
     pub deployment: Deployment,
     pub limits: Limits,
+    /// Who may read the store, where not everyone may: user and password.
+    pub login: Option<(String, String)>,
     began: Instant,
 }
 
 impl Run {
-    /// Of a deployment of its own. `READSTATES_SEED` repeats the decisions of another run.
+    /// Of a deployment of its own, on servers that all runs share and none may hurt.
     pub fn new(
+        name: &'static str,
+        partitions: u32,
+        limits: Limits,
+        settings: &[(&'static str, &str)],
+    ) -> Self {
+        let servers = servers();
+        let addresses = Addresses {
+            brokers: servers.kafka.url(),
+            nats: servers.nats.url(),
+            cassandra: servers.cassandra.url(),
+        };
+        Self::on(&addresses, name, partitions, limits, settings)
+    }
+
+    /// Of a deployment of its own, on these servers. `READSTATES_SEED` repeats the decisions of another run.
+    pub fn on(
+        addresses: &Addresses,
         name: &'static str,
         partitions: u32,
         limits: Limits,
@@ -76,7 +102,6 @@ impl Run {
             Ok(seed) => seed.parse().expect("READSTATES_SEED is a number"),
             Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs(),
         };
-        let servers = servers();
         let mut all = vec![
             ("limits.max_unread_count", limits.max_unread_count.to_string()),
             (
@@ -94,13 +119,14 @@ impl Run {
             rng: Rng::new(seed ^ 0x00c0_ffee),
             deployment: Deployment {
                 name: name.to_owned(),
-                brokers: servers.kafka.url(),
-                nats: servers.nats.url(),
-                cassandra: servers.cassandra.url(),
+                brokers: addresses.brokers.clone(),
+                nats: addresses.nats.clone(),
+                cassandra: addresses.cassandra.clone(),
                 partitions,
                 settings: all,
             },
             limits,
+            login: None,
             began: Instant::now(),
         };
         run.say(format_args!("seed {seed}"));
@@ -210,8 +236,11 @@ impl Run {
             create_schema: false,
             replication: String::new(),
             datacenter: None,
-            username: None,
-            password: None,
+            username: self.login.as_ref().map(|(user, _)| user.clone()),
+            password: self
+                .login
+                .as_ref()
+                .map(|(_, password)| Password(password.clone())),
             tls_ca: None,
             tls_cert: None,
             tls_key: None,

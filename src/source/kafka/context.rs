@@ -1,5 +1,7 @@
 //! What librdkafka calls back: rebalances, commits, errors and log lines. Everything on the thread that polls.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,16 +23,22 @@ const REPEAT_AFTER: Duration = Duration::from_secs(30);
 /// Consumers and producers are given the same `stream.kafka.properties`, and each ignores what is for the other.
 const OTHER_CLIENTS_PROPERTY: &str = "property and will be ignored by this";
 
-/// Logs what librdkafka says, each error once in a while.
+/// Logs what librdkafka says, each error once in a while. That a broker can't be reached is for [`SourceStats`] to say:
+/// each client says so itself, in several ways, with every attempt.
 #[derive(Default)]
 pub(crate) struct Log {
-    last: Mutex<Option<(String, Instant)>>,
+    /// When each error was logged last.
+    logged: Mutex<BTreeMap<String, Instant>>,
+    last: Mutex<Option<String>>,
 }
+
+/// What librdkafka logs of broken connections and of what was to go over them comes as an error too.
+const FACILITIES_OF_CONNECTIONS: [&str; 2] = ["FAIL", "REQTMOUT"];
 
 impl Log {
     fn line(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         use RDKafkaLogLevel as L;
-        if message.contains(OTHER_CLIENTS_PROPERTY) {
+        if message.contains(OTHER_CLIENTS_PROPERTY) || FACILITIES_OF_CONNECTIONS.contains(&facility) {
             return tracing::debug!(target: "librdkafka", facility, "{message}");
         }
         match level {
@@ -47,16 +55,25 @@ impl Log {
             return;
         }
         let code = error.to_string();
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last
-            .as_ref()
-            .is_some_and(|(said, at)| *said == code && at.elapsed() < REPEAT_AFTER)
-        {
-            return;
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(code.clone());
+        if is_of_connections(error) {
+            return tracing::debug!(target: "librdkafka", reason, "{code}");
         }
-        tracing::warn!(target: "librdkafka", reason, "{code}");
-        *last = Some((code, Instant::now()));
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        logged.retain(|_, at| at.elapsed() < REPEAT_AFTER);
+        if let Entry::Vacant(entry) = logged.entry(code) {
+            tracing::warn!(target: "librdkafka", reason, "{}", entry.key());
+            entry.insert(Instant::now());
+        }
     }
+}
+
+fn is_of_connections(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as C;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(C::AllBrokersDown | C::BrokerTransportFailure | C::OperationTimedOut)
+    )
 }
 
 macro_rules! client_context {
@@ -158,7 +175,7 @@ impl ClientContext for FetcherContext {
 
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.stats.is_connected.store(false, Ordering::Relaxed);
+            self.stats.saw_broker(Err(reason));
         }
         self.log.error(&error, reason);
     }

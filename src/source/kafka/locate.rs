@@ -208,7 +208,9 @@ impl<S: Store> Locator<S> {
                     }
                     return Ok(stored);
                 }
-                Err(StoreError::Unusable(what)) => return Err(Refusal::Unusable(what)),
+                Err(StoreError::Unusable(what) | StoreError::RolledBack(what)) => {
+                    return Err(Refusal::Unusable(what));
+                }
                 Err(error @ StoreError::Unavailable(_)) => {
                     if !backoff.waited() {
                         tracing::warn!(topic = &*self.topic, %partition, %error,

@@ -224,6 +224,8 @@ pub struct SourceStats {
     pub paused: AtomicU64,
     /// Whether a broker answers. Where there is nothing to read it takes up to a second to notice that one does again.
     pub is_connected: AtomicBool,
+    /// The log says that none does.
+    is_away_logged: AtomicBool,
     committed: Mutex<BTreeMap<PartitionId, Offset>>,
 }
 
@@ -234,6 +236,25 @@ impl SourceStats {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Takes note of whether a broker answers. The log says so once when that ends and once when it does again.
+    fn saw_broker(&self, answer: Result<(), &str>) {
+        let was_connected = self.is_connected.swap(answer.is_ok(), Ordering::Relaxed);
+        match answer {
+            Err(why) if was_connected => {
+                self.is_away_logged.store(true, Ordering::Relaxed);
+                tracing::warn!(
+                    "Kafka can't be reached: {why}; this is tried again until it works, nothing is lost, and answers go \
+                     on as of the last record for stream.kafka's session.timeout.ms: check that a broker of \
+                     stream.kafka.brokers is up and can be reached"
+                );
+            }
+            Ok(()) if self.is_away_logged.swap(false, Ordering::Relaxed) => {
+                tracing::info!("Kafka answers again");
+            }
+            _ => {}
+        }
     }
 
     fn rebalanced(&self, kind: &AtomicU64) {

@@ -1,7 +1,6 @@
 //! The thread that polls: what it does in turn, and what becomes of a partition.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
@@ -355,7 +354,7 @@ impl<O: Owners, S: Store> Reader<O, S> {
             Ok(start) => {
                 owned.next = start.next;
                 owned.start.get_or_insert(start);
-                self.stats.is_connected.store(true, Ordering::Relaxed);
+                self.stats.saw_broker(Ok(()));
                 self.apply(partition, Event::Located);
             }
             Err(refusal) => {

@@ -282,7 +282,8 @@ impl<O: Owners> Asking<O> {
     async fn run(self) {
         for partition in self.partitions {
             let asked = ask_bounds(&self.fetcher, &self.topic, partition).await;
-            self.stats.is_connected.store(asked.is_ok(), Ordering::Relaxed);
+            self.stats
+                .saw_broker(asked.as_ref().map(drop).map_err(String::as_str));
             match asked {
                 Ok(_) if self.only_looks => {}
                 Ok((_, end)) => self.owners.end_seen(partition, Offset(end)),

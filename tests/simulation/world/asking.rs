@@ -281,7 +281,7 @@ impl World<'_> {
             _ => 0,
         };
         let as_of_then = asked.asked_at.min(owner.taken);
-        let least = if owner.load_failed {
+        let least = if owner.load_failed || owner.load_was_slow {
             owner.began_at
         } else {
             as_of_then

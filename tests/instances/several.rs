@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use tokio::task::{JoinHandle, block_in_place};
 
-use super::asker::Asker;
-use super::publishing::Publishing;
-use super::run::{Run, alone, shared_keys};
 use crate::support::servers::wait_for;
 use crate::support::service::Service;
+use crate::whole_path::asker::Asker;
+use crate::whole_path::publishing::Publishing;
+use crate::whole_path::run::{Run, alone, shared_keys};
 use crate::{LIMITS_DEFAULT, Stream, finish, some_days};
 
 const PARTITIONS: u32 = 12;

@@ -12,10 +12,10 @@ use readstates::wire::partitioner::partition_of;
 use readstates::wire::proto::v1::Event;
 use tokio::task::block_in_place;
 
-use super::asker::Asker;
-use super::publishing::Publishing;
-use super::run::{Run, alone};
-use super::several_instances::owned_by;
+use crate::several_instances::owned_by;
+use crate::whole_path::asker::Asker;
+use crate::whole_path::publishing::Publishing;
+use crate::whole_path::run::{Run, alone};
 use crate::{LIMITS_DEFAULT, some_days};
 
 const PARTITIONS: u32 = 12;

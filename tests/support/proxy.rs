@@ -1,0 +1,134 @@
+//! A TCP proxy on 127.0.0.1 that makes the way to a server slow, stalls it, or cuts it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// Bytes read at once.
+const CHUNK_BYTES_MAX: usize = 64 * 1024;
+/// Chunks of one direction of a connection that are on their way.
+const CHUNKS_MAX: usize = 256;
+
+/// How the way is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Way {
+    /// What each direction takes longer; what is on its way overtakes nothing.
+    delay: Duration,
+    /// Nothing arrives, and connections stay open.
+    is_stalled: bool,
+    /// New connections end at once.
+    is_refusing: bool,
+    /// Connections of an earlier number are cut.
+    cuts: u64,
+}
+
+/// One proxy, which ends with its value.
+pub struct Proxy {
+    address: SocketAddr,
+    way: watch::Sender<Way>,
+    accepting: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Starts one to a server's `host:port`, as fast as can be.
+    pub async fn start(to: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (way, seen) = watch::channel(Way::default());
+        let to = to.to_owned();
+        let accepting = tokio::spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                if !seen.borrow().is_refusing {
+                    tokio::spawn(connect(client, to.clone(), seen.clone()));
+                }
+            }
+        });
+        Proxy {
+            address,
+            way,
+            accepting,
+        }
+    }
+
+    /// `host:port` of the proxy.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Makes each direction take so much longer from now on.
+    pub fn delay(&self, delay: Duration) {
+        self.way.send_modify(|way| way.delay = delay);
+    }
+
+    /// Lets nothing arrive, or lets everything that was held back arrive.
+    pub fn stall(&self, is_stalled: bool) {
+        self.way.send_modify(|way| way.is_stalled = is_stalled);
+    }
+
+    /// Cuts every connection, and for as long as `is_refusing` each new one.
+    pub fn cut(&self, is_refusing: bool) {
+        self.way.send_modify(|way| {
+            way.cuts += 1;
+            way.is_refusing = is_refusing;
+        });
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+/// One connection, until either side or a cut ends it.
+async fn connect(client: TcpStream, to: String, way: watch::Receiver<Way>) {
+    let mut cut = way.clone();
+    let cuts = cut.borrow().cuts;
+    let Ok(server) = TcpStream::connect(to).await else {
+        return;
+    };
+    for stream in [&client, &server] {
+        stream.set_nodelay(true).unwrap();
+    }
+    let (client_reads, client_writes) = client.into_split();
+    let (server_reads, server_writes) = server.into_split();
+    tokio::select! {
+        () = pump(client_reads, server_writes, way.clone()) => {}
+        () = pump(server_reads, client_writes, way) => {}
+        _ = cut.wait_for(|way| way.cuts != cuts) => {}
+    }
+}
+
+/// One direction, until its sender ends.
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut way: watch::Receiver<Way>,
+) {
+    let (send, mut arriving) = mpsc::channel::<(Instant, Vec<u8>)>(CHUNKS_MAX);
+    let seen = way.clone();
+    let reading = async move {
+        let mut chunk = vec![0; CHUNK_BYTES_MAX];
+        while let Ok(read @ 1..) = from.read(&mut chunk).await {
+            let due = Instant::now() + seen.borrow().delay;
+            if send.send((due, chunk[..read].to_vec())).await.is_err() {
+                return;
+            }
+        }
+    };
+    let writing = async move {
+        while let Some((due, chunk)) = arriving.recv().await {
+            tokio::time::sleep_until(due).await;
+            if way.wait_for(|way| !way.is_stalled).await.is_err() || to.write_all(&chunk).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(reading, writing);
+}
