@@ -1,12 +1,17 @@
 //! The commands, one file for each.
 
+mod asking;
 pub mod demo;
+pub mod explain;
 pub mod get;
+pub mod lag;
 mod logging;
+pub mod overview;
 pub mod publish;
 mod published;
 pub mod serve;
 mod settings;
+mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,6 +48,12 @@ enum Command {
     Publish,
     /// Asks what a user has read in some channels.
     Get(get::Arguments),
+    /// Asks for every channel in which a user has a read state.
+    Overview(overview::Arguments),
+    /// Asks how the numbers of a user in a channel come about.
+    Explain(explain::Arguments),
+    /// Shows partitions, their owners and how far behind they are, over all instances.
+    Lag(lag::Arguments),
     /// Serves, feeds a lively synthetic chat into the stream, and shows what happens.
     Demo(demo::Arguments),
 }
@@ -74,6 +85,9 @@ pub fn run() -> ExitCode {
                 publish::run(&settings::kafka(&config), &RecordLimits::from(&config.limits)).await
             }
             Command::Get(arguments) => ended(get::run(&config, &arguments).await),
+            Command::Overview(arguments) => ended(overview::run(&config, &arguments).await),
+            Command::Explain(arguments) => ended(explain::run(&config, &arguments).await),
+            Command::Lag(arguments) => ended(lag::run(&config, &arguments).await),
             Command::Demo(arguments) => {
                 logging::start(&config.log, true);
                 ended(demo::run(config, arguments).await)

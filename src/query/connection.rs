@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
 use metrics::Counter;
 
 use crate::config::{Login, Nats, NatsLogin, Tls};
@@ -46,6 +46,45 @@ pub async fn connect(nats: &Nats, dropped: Counter) -> Result<Client, ConnectErr
         .connect(nats.urls.as_slice())
         .await
         .map_err(|error| ConnectError(format!("nats.url {shown}: {error}")))
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum CannotConnect {
+    /// Trying again can help.
+    #[error("{0}")]
+    Unreachable(String),
+    /// Something has to be changed first.
+    #[error("{0}")]
+    Misconfigured(String),
+}
+
+/// Connects for someone who would rather know at once that there is no server than wait for it. A connection that is
+/// lost later is made again.
+///
+/// # Errors
+/// Which settings to look at.
+pub async fn connect_once(nats: &Nats) -> Result<Client, CannotConnect> {
+    let misconfigured = |error: ConnectError| CannotConnect::Misconfigured(error.to_string());
+    let options = login(ConnectOptions::new(), &nats.login).map_err(misconfigured)?;
+    let connecting = tls(options, &nats.tls)
+        .name("readstates")
+        .max_reconnects(None)
+        .connection_timeout(CONNECT_TIMEOUT)
+        .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
+        .connect(nats.urls.as_slice());
+    let shown = shown(&nats.urls);
+    connecting.await.map_err(|error| match error.kind() {
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+            CannotConnect::Misconfigured(format!(
+                "nats.url {shown} does not let us in ({error}): check nats.user and nats.password_file, \
+                 nats.credentials_file or nats.nkey_file"
+            ))
+        }
+        _ => CannotConnect::Unreachable(format!(
+            "nats.url {shown} can't be reached ({error}): is nats-server up, and is this its address?"
+        )),
+    })
 }
 
 fn login(connect: ConnectOptions, login: &NatsLogin) -> Result<ConnectOptions, ConnectError> {

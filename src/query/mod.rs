@@ -16,7 +16,7 @@ mod status;
 mod subjects;
 
 pub use ask::ask;
-pub use connection::{ConnectError, SUBSCRIPTION_MESSAGES_MAX, connect};
+pub use connection::{CannotConnect, ConnectError, SUBSCRIPTION_MESSAGES_MAX, connect, connect_once};
 pub use deadline::TIMEOUT_MS_MAX;
 pub use error::{Code, QueryError};
 pub use overview::OVERVIEW_ROWS_MAX;

@@ -37,6 +37,11 @@ impl Subjects {
         format!("{}.v1.overview", self.prefix)
     }
 
+    /// `explain`, to any instance.
+    pub fn explain(&self) -> String {
+        format!("{}.v1.explain", self.prefix)
+    }
+
     /// `status`, to every instance.
     pub fn status(&self) -> String {
         format!("{}.v1.status", self.prefix)
