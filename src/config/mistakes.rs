@@ -69,8 +69,10 @@ pub(super) fn is_secret(name: &str) -> bool {
 
 /// The value of a key as it may be shown: one line, cut, without secrets; text in quotes.
 pub(super) fn shown(name: &str, value: &str, is_text: bool) -> String {
-    // Login in a URL.
-    let userinfo = value.contains("://") && value.contains('@');
+    // Login in a URL or an address.
+    let userinfo = value
+        .rsplit_once('@')
+        .is_some_and(|(login, _)| value.contains("://") || login.contains(':'));
     if is_secret(name) || userinfo {
         return "***".to_owned();
     }
