@@ -5,6 +5,7 @@ pub mod demo;
 pub mod explain;
 pub mod get;
 pub mod lag;
+pub mod load;
 mod logging;
 pub mod overview;
 pub mod publish;
@@ -16,7 +17,8 @@ mod table;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Config};
 use crate::wire::record::RecordLimits;
@@ -36,8 +38,12 @@ struct Cli {
     #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = config::parse_set)]
     set: Vec<(String, String)>,
 
+    /// Prints every key with its value and where that came from, as a configuration file, and ends.
+    #[arg(long, global = true)]
+    print_config: bool,
+
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -54,6 +60,8 @@ enum Command {
     Explain(explain::Arguments),
     /// Shows partitions, their owners and how far behind they are, over all instances.
     Lag(lag::Arguments),
+    /// Asks at a fixed rate, and reports how long the answers took.
+    Load(load::Arguments),
     /// Serves, feeds a lively synthetic chat into the stream, and shows what happens.
     Demo(demo::Arguments),
 }
@@ -61,12 +69,20 @@ enum Command {
 /// Reads the command line and the configuration, and runs a command.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    let config = match Config::load(&cli.set, cli.config.as_deref(), config::environment()) {
-        Ok(config) => config,
+    let loaded = Config::load_with_origins(&cli.set, cli.config.as_deref(), config::environment());
+    let (config, effective) = match loaded {
+        Ok(loaded) => loaded,
         Err(mistakes) => {
             eprintln!("{mistakes}");
             return ExitCode::from(WRONG_USAGE);
         }
+    };
+    if cli.print_config {
+        return ended(asking::print(&effective.to_string()));
+    }
+    let Some(command) = cli.command else {
+        let missing = "a command is needed, see --help";
+        Cli::command().error(ErrorKind::MissingSubcommand, missing).exit();
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -75,28 +91,32 @@ pub fn run() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let status = runtime.block_on(async {
-        match cli.command {
-            Command::Serve => {
-                logging::start(&config.log, false);
-                ended(serve::run(config, serve::signals()).await)
-            }
-            Command::Publish => {
-                publish::run(&settings::kafka(&config), &RecordLimits::from(&config.limits)).await
-            }
-            Command::Get(arguments) => ended(get::run(&config, &arguments).await),
-            Command::Overview(arguments) => ended(overview::run(&config, &arguments).await),
-            Command::Explain(arguments) => ended(explain::run(&config, &arguments).await),
-            Command::Lag(arguments) => ended(lag::run(&config, &arguments).await),
-            Command::Demo(arguments) => {
-                logging::start(&config.log, true);
-                ended(demo::run(config, arguments).await)
-            }
-        }
-    });
+    let ended = runtime.block_on(run_command(command, config));
     // Whatever still runs has nothing left to lose: rows are in the store or their records are replayed.
     runtime.shutdown_background();
-    status
+    ended
+}
+
+async fn run_command(command: Command, config: Config) -> ExitCode {
+    match command {
+        Command::Serve => {
+            logging::start(&config.log, false);
+            ended(serve::run(config, serve::signals()).await)
+        }
+        Command::Publish => {
+            let kafka = settings::kafka(&config);
+            status(publish::run(&kafka, &RecordLimits::from(&config.limits)).await)
+        }
+        Command::Get(arguments) => ended(get::run(&config, &arguments).await),
+        Command::Overview(arguments) => ended(overview::run(&config, &arguments).await),
+        Command::Explain(arguments) => ended(explain::run(&config, &arguments).await),
+        Command::Lag(arguments) => ended(lag::run(&config, &arguments).await),
+        Command::Load(arguments) => ended(load::run(&config, &arguments).await),
+        Command::Demo(arguments) => {
+            logging::start(&config.log, true);
+            ended(demo::run(config, arguments).await)
+        }
+    }
 }
 
 /// Why a command failed.
@@ -111,8 +131,12 @@ pub enum Failed {
 }
 
 fn ended(result: Result<(), Failed>) -> ExitCode {
+    status(result.map(|()| ExitCode::SUCCESS))
+}
+
+fn status(result: Result<ExitCode, Failed>) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(failed) => {
             eprintln!("{failed}");
             match failed {

@@ -332,7 +332,7 @@ mod tests {
             ),
             (
                 r#"{"channelId":"7","messageCreated":{"mentionsEveryone":"true"}}"#,
-                true,
+                false,
             ),
             (
                 r#"{"channelId":"18446744073709551615","channelDeleted":{}}"#,
