@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::wire::record::RecordLimits;
 
+mod effective;
 mod keys;
 mod layers;
 mod mistakes;
@@ -22,6 +23,7 @@ mod sections;
 mod tests;
 mod tls;
 
+pub use effective::Effective;
 pub use keys::{KEYS, Key, reference};
 pub use layers::{FILE_DEFAULT, VARIABLE_PREFIX};
 pub use mistakes::{Mistake, Mistakes};
@@ -279,9 +281,21 @@ impl Config {
         file: Option<&Path>,
         env: impl Iterator<Item = (String, String)>,
     ) -> Result<Config, Mistakes> {
+        Self::load_with_origins(flags, file, env).map(|(config, _)| config)
+    }
+
+    /// The same, and every key with its value and where that came from.
+    ///
+    /// # Errors
+    /// All mistakes.
+    pub fn load_with_origins(
+        flags: &[(String, String)],
+        file: Option<&Path>,
+        env: impl Iterator<Item = (String, String)>,
+    ) -> Result<(Config, Effective), Mistakes> {
         let mut reader = Reader::new(Layers::gather(flags, file, env));
         let config = sections::config(&mut reader);
-        reader.finish().map(|()| config)
+        reader.finish().map(|effective| (config, effective))
     }
 }
 

@@ -11,11 +11,13 @@ use proptest::prelude::*;
 use prost::{Message, Name};
 use readstates::model::event::{Event, EventKind};
 use readstates::model::ids::{ChannelId, MAX_ID, PartitionId};
-use readstates::wire::json::to_json;
+use readstates::wire::event_json::event_from_json;
+use readstates::wire::json::{from_json, to_json};
 use readstates::wire::partitioner::partition_of;
 use readstates::wire::proto::v1;
 use readstates::wire::query::{Form, decode_request, encode_reply};
 use readstates::wire::record::{Place, Reason, RecordLimits, Unusable, decode, encode_event};
+use serde_json::{Value, json};
 
 const LIMITS: RecordLimits = RecordLimits {
     event_bytes_max: 2000,
@@ -94,6 +96,48 @@ fn damaged(mut bytes: Vec<u8>, damage: &[(prop::sample::Index, u8, u8)]) -> Vec<
         }
     }
     bytes
+}
+
+/// How JSON can be written that is the same event.
+#[derive(Clone, Copy, Debug)]
+struct Style {
+    names_of_the_schema: bool,
+    ids_as_numbers: bool,
+    defaults_left_out: bool,
+}
+
+fn style() -> impl Strategy<Value = Style> {
+    any::<[bool; 3]>().prop_map(|[a, b, c]| Style {
+        names_of_the_schema: a,
+        ids_as_numbers: b,
+        defaults_left_out: c,
+    })
+}
+
+fn restyled(value: Value, style: Style) -> Value {
+    match value {
+        Value::Object(map) => {
+            let is_default = |value: &Value| [json!("0"), json!(0), json!(false), json!([])].contains(value);
+            let entries = map
+                .into_iter()
+                .filter(|(_, value)| !(style.defaults_left_out && is_default(value)))
+                .map(|(name, value)| {
+                    let snake = |c: char| match c.is_ascii_uppercase() {
+                        true => format!("_{}", c.to_ascii_lowercase()),
+                        false => c.to_string(),
+                    };
+                    let name = match style.names_of_the_schema {
+                        true => name.chars().map(snake).collect(),
+                        false => name,
+                    };
+                    (name, restyled(value, style))
+                });
+            Value::Object(entries.collect())
+        }
+        Value::Array(values) => values.into_iter().map(|value| restyled(value, style)).collect(),
+        Value::String(digits) if style.ids_as_numbers => json!(digits.parse::<u64>().unwrap()),
+        other => other,
+    }
 }
 
 /// What must hold of every event that was let in.
@@ -248,6 +292,19 @@ proptest! {
         };
         prop_assert_eq!(&from_protobuf, &of(to_json(&event), true));
         prop_assert_eq!(from_protobuf.err().map(|unusable| unusable.reason), expected_reason(&event));
+    }
+
+    /// Also of what is no event: the same refusal, word by word.
+    #[test]
+    fn json_is_read_the_same_with_and_without_reflection(
+        event in event(any_id()),
+        style in style(),
+        damage in damage(),
+    ) {
+        let json = restyled(serde_json::from_slice(&to_json(&event)).unwrap(), style).to_string().into_bytes();
+        prop_assert_eq!(event_from_json(&json), Ok(event));
+        let damaged = damaged(json, &damage);
+        prop_assert_eq!(event_from_json(&damaged), from_json(&damaged));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, OwnedMessage};
 use rdkafka::{ClientConfig, Message, Offset as KafkaOffset, TopicPartitionList};
-use readstates::cli::publish::{Published, publish};
+use readstates::cli::publish::{Published, Refusal, publish};
 use readstates::model::ids::{ChannelId, Offset, PartitionId};
 use readstates::source::dead_letters::DeadLetters;
 use readstates::source::kafka::{KafkaSettings, prepare};
@@ -210,17 +210,18 @@ async fn published_events_are_where_the_service_looks_for_them() {
     }
     input += "\n{\"channelId\":\"1\"}\nno JSON\n{\"channelId\":0,\"channelDeleted\":{}}\n";
     input += "{\"channel_id\":\"1\",\"channel_deleted\":{}}";
-    let published = publish(std::io::Cursor::new(input), &settings, &LIMITS, |_| {})
-        .await
-        .unwrap();
-    let Published {
-        acknowledged,
-        refused,
-        named,
-    } = published;
-    assert_eq!((acknowledged, refused), (EVENTS + 1, 3));
-    let lines: Vec<u64> = named.iter().map(|(line, _)| *line).collect();
-    assert_eq!(lines, [EVENTS + 2, EVENTS + 3, EVENTS + 4], "{named:?}");
+    let published = published(input, &settings).await;
+    assert_eq!(
+        (published.acknowledged, published.refused_count()),
+        (EVENTS + 1, 3)
+    );
+    assert_eq!((published.sent, published.unacknowledged()), (EVENTS + 1, 0));
+    let lines = |refusal| {
+        let refused = &published.refused[&refusal];
+        refused.first.iter().map(|(line, _)| *line).collect::<Vec<_>>()
+    };
+    assert_eq!(lines(Refusal::Invalid), [EVENTS + 2, EVENTS + 4]);
+    assert_eq!(lines(Refusal::Undecodable), [EVENTS + 3]);
 
     let mut last_of_channel = BTreeMap::new();
     for message in read(&settings, &settings.topic, 5, EVENTS as usize + 1) {
@@ -243,9 +244,16 @@ async fn a_line_without_end_is_refused_and_the_next_one_published() {
     let settings = settings(1);
     let mut input = vec![b'x'; 17 * 1024 * 1024];
     input.extend_from_slice(b"\n{\"channelId\":\"1\",\"channelDeleted\":{}}\n");
-    let published = publish(std::io::Cursor::new(input), &settings, &LIMITS, |_| {})
-        .await
-        .unwrap();
-    assert_eq!((published.acknowledged, published.refused), (1, 1));
-    assert_eq!(published.named[0].0, 1);
+    let bytes = input.len() as u64;
+    let published = published(input, &settings).await;
+    assert_eq!((published.acknowledged, published.refused_count()), (1, 1));
+    assert_eq!((published.lines, published.input_bytes), (2, bytes));
+    assert_eq!(published.refused[&Refusal::TooLong].first[0].0, 1);
+}
+
+async fn published(input: impl AsRef<[u8]> + Send + 'static, settings: &KafkaSettings) -> Published {
+    let input = std::io::Cursor::new(input);
+    let counts = Default::default();
+    let publishing = publish(input, settings, &LIMITS, &counts, std::future::pending());
+    publishing.await.unwrap()
 }

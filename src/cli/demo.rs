@@ -1,13 +1,14 @@
 //! `demo`: serves, feeds a lively chat into the stream, and shows what happens.
 
-mod chat;
+pub(super) mod chat;
 mod screen;
 
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use metrics::Counter;
@@ -51,14 +52,17 @@ pub async fn run(config: Config, arguments: Arguments) -> Result<(), Failed> {
     let (input, users): (Box<dyn Read + Send>, Users) = match &arguments.events {
         Some(file) => (open(file)?, Users::of_file(file)?),
         None => (
-            Box::new(Chat::new(arguments.rate, stopped.clone())),
+            Box::new(Chat::new(arguments.rate, some_seed(), stopped.clone())),
             Users::of_chat(),
         ),
     };
     let kafka = settings::kafka(&config);
     let limits = RecordLimits::from(&config.limits);
-    let feeding =
-        tokio::spawn(async move { publish::publish(BufReader::new(input), &kafka, &limits, |_| {}).await });
+    let feeding = tokio::spawn(async move {
+        let counts = Arc::default();
+        let input = BufReader::new(input);
+        publish::publish(input, &kafka, &limits, &counts, std::future::pending()).await
+    });
 
     let client = connect(&config.nats, Counter::noop())
         .await
@@ -85,6 +89,12 @@ pub async fn run(config: Config, arguments: Arguments) -> Result<(), Failed> {
     asking.abort();
     feeding.abort();
     ended
+}
+
+/// Another one each time.
+fn some_seed() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(1, |since| since.as_nanos() as u64)
 }
 
 /// Who is shown.

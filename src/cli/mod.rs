@@ -1,17 +1,24 @@
 //! The commands, one file for each.
 
+mod asking;
 pub mod demo;
+pub mod explain;
 pub mod get;
+pub mod lag;
+pub mod load;
 mod logging;
+pub mod overview;
 pub mod publish;
 mod published;
 pub mod serve;
 mod settings;
+mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Config};
 use crate::source::kafka::PrepareError;
@@ -32,8 +39,12 @@ struct Cli {
     #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = config::parse_set)]
     set: Vec<(String, String)>,
 
+    /// Prints every key with its value and where that came from, as a configuration file, and ends.
+    #[arg(long, global = true)]
+    print_config: bool,
+
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -44,6 +55,14 @@ enum Command {
     Publish,
     /// Asks what a user has read in some channels.
     Get(get::Arguments),
+    /// Asks for every channel in which a user has a read state.
+    Overview(overview::Arguments),
+    /// Asks how the numbers of a user in a channel come about.
+    Explain(explain::Arguments),
+    /// Shows partitions, their owners and how far behind they are, over all instances.
+    Lag(lag::Arguments),
+    /// Asks at a fixed rate, and reports how long the answers took.
+    Load(load::Arguments),
     /// Serves, feeds a lively synthetic chat into the stream, and shows what happens.
     Demo(demo::Arguments),
 }
@@ -51,12 +70,20 @@ enum Command {
 /// Reads the command line and the configuration, and runs a command.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    let config = match Config::load(&cli.set, cli.config.as_deref(), config::environment()) {
-        Ok(config) => config,
+    let loaded = Config::load_with_origins(&cli.set, cli.config.as_deref(), config::environment());
+    let (config, effective) = match loaded {
+        Ok(loaded) => loaded,
         Err(mistakes) => {
             eprintln!("{mistakes}");
             return ExitCode::from(WRONG_USAGE);
         }
+    };
+    if cli.print_config {
+        return ended(asking::print(&effective.to_string()));
+    }
+    let Some(command) = cli.command else {
+        let missing = "a command is needed, see --help";
+        Cli::command().error(ErrorKind::MissingSubcommand, missing).exit();
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -65,25 +92,32 @@ pub fn run() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let status = runtime.block_on(async {
-        match cli.command {
-            Command::Serve => {
-                logging::start(&config.log, false);
-                ended(serve::run(config, serve::signals()).await)
-            }
-            Command::Publish => {
-                publish::run(&settings::kafka(&config), &RecordLimits::from(&config.limits)).await
-            }
-            Command::Get(arguments) => ended(get::run(&config, &arguments).await),
-            Command::Demo(arguments) => {
-                logging::start(&config.log, true);
-                ended(demo::run(config, arguments).await)
-            }
-        }
-    });
+    let ended = runtime.block_on(run_command(command, config));
     // Whatever still runs has nothing left to lose: rows are in the store or their records are replayed.
     runtime.shutdown_background();
-    status
+    ended
+}
+
+async fn run_command(command: Command, config: Config) -> ExitCode {
+    match command {
+        Command::Serve => {
+            logging::start(&config.log, false);
+            ended(serve::run(config, serve::signals()).await)
+        }
+        Command::Publish => {
+            let kafka = settings::kafka(&config);
+            status(publish::run(&kafka, &RecordLimits::from(&config.limits)).await)
+        }
+        Command::Get(arguments) => ended(get::run(&config, &arguments).await),
+        Command::Overview(arguments) => ended(overview::run(&config, &arguments).await),
+        Command::Explain(arguments) => ended(explain::run(&config, &arguments).await),
+        Command::Lag(arguments) => ended(lag::run(&config, &arguments).await),
+        Command::Load(arguments) => ended(load::run(&config, &arguments).await),
+        Command::Demo(arguments) => {
+            logging::start(&config.log, true);
+            ended(demo::run(config, arguments).await)
+        }
+    }
 }
 
 /// Why a command failed.
@@ -107,8 +141,12 @@ impl From<PrepareError> for Failed {
 }
 
 fn ended(result: Result<(), Failed>) -> ExitCode {
+    status(result.map(|()| ExitCode::SUCCESS))
+}
+
+fn status(result: Result<ExitCode, Failed>) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(failed) => {
             eprintln!("{failed}");
             match failed {

@@ -1,6 +1,7 @@
 //! Gathers what was given, from the file, the environment and the flags, before anything is read as a value.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 use super::keys::{self, PROPERTIES};
@@ -37,11 +38,32 @@ impl Raw {
     }
 }
 
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The file of this path.
+    File(String),
+    /// The variable of this name.
+    Environment(String),
+    /// `--set`.
+    Flag,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::File(path) => f.write_str(path),
+            Origin::Environment(variable) => write!(f, "{variable} in the environment"),
+            Origin::Flag => f.write_str("--set"),
+        }
+    }
+}
+
 /// A value and where it came from.
 #[derive(Clone, Debug)]
 pub(super) struct Given {
     pub value: Raw,
-    pub origin: String,
+    pub origin: Origin,
 }
 
 /// What was given, the strongest of each key.
@@ -69,11 +91,18 @@ impl Layers {
         variables.sort();
         for (variable, value) in variables {
             if let Some(name) = variable_key(&variable) {
-                layers.add(&name, Raw::Text(value), &format!("{variable} in the environment"));
+                layers.add(&name, Raw::Text(value), &Origin::Environment(variable));
+            } else if let Some(meant) = mistyped_variable(&variable) {
+                layers.mistakes.push(Mistake {
+                    value: Some(shown(meant, &value, true)),
+                    origin: Some("the environment".to_owned()),
+                    problem: format!("there is no such variable; perhaps {}?", variable_of(meant)),
+                    subject: variable,
+                });
             }
         }
         for (name, value) in flags {
-            layers.add(name, Raw::Text(value.clone()), "--set");
+            layers.add(name, Raw::Text(value.clone()), &Origin::Flag);
         }
         layers
     }
@@ -85,7 +114,7 @@ impl Layers {
         }
         let origin = path.display().to_string();
         match read_text(path, FILE_BYTES_MAX).and_then(|text| parse_table(&text)) {
-            Ok(table) => self.add_table("", table, &origin),
+            Ok(table) => self.add_table("", table, &Origin::File(origin)),
             Err(problem) => self.mistakes.push(Mistake {
                 subject: origin,
                 value: None,
@@ -95,7 +124,7 @@ impl Layers {
         }
     }
 
-    fn add_table(&mut self, prefix: &str, table: toml::Table, origin: &str) {
+    fn add_table(&mut self, prefix: &str, table: toml::Table, origin: &Origin) {
         for (name, value) in table {
             let name = format!("{prefix}{name}");
             match value {
@@ -110,13 +139,13 @@ impl Layers {
         }
     }
 
-    fn add(&mut self, name: &str, value: Raw, origin: &str) {
+    fn add(&mut self, name: &str, value: Raw, origin: &Origin) {
         if name == PROPERTIES {
             return self.add_properties(value, origin);
         }
         let given = Given {
             value,
-            origin: origin.to_owned(),
+            origin: origin.clone(),
         };
         if let Some(property) = name
             .strip_prefix(PROPERTIES)
@@ -136,13 +165,13 @@ impl Layers {
         }
     }
 
-    fn add_properties(&mut self, value: Raw, origin: &str) {
+    fn add_properties(&mut self, value: Raw, origin: &Origin) {
         let parsed = match value {
             Raw::Toml(toml::Value::Table(table)) => Ok(table),
-            Raw::Toml(_) => Err("must be a table of strings".to_owned()),
+            Raw::Toml(_) => Err("this is no table".to_owned()),
             Raw::Text(text) => parse_value(&text).and_then(|value| match value {
                 toml::Value::Table(table) => Ok(table),
-                _ => Err("must be a TOML table of strings".to_owned()),
+                _ => Err("this is no table".to_owned()),
             }),
         };
         match parsed {
@@ -151,14 +180,16 @@ impl Layers {
             Err(problem) => self.mistakes.push(Mistake {
                 subject: PROPERTIES.to_owned(),
                 value: None,
-                origin: Some(origin.to_owned()),
-                problem,
+                origin: Some(origin.to_string()),
+                problem: format!(
+                    "{problem}; must be a table of strings such as {{ \"security.protocol\" = \"ssl\" }}"
+                ),
             }),
         }
     }
 
     /// `session.timeout.ms = "6000"` without quotes around the name makes tables in tables in TOML.
-    fn add_nested_properties(&mut self, prefix: &str, table: toml::Table, origin: &str) {
+    fn add_nested_properties(&mut self, prefix: &str, table: toml::Table, origin: &Origin) {
         for (name, value) in table {
             let name = format!("{prefix}{name}");
             if let toml::Value::Table(inner) = value {
@@ -166,7 +197,7 @@ impl Layers {
             } else {
                 let given = Given {
                     value: Raw::Toml(value),
-                    origin: origin.to_owned(),
+                    origin: origin.clone(),
                 };
                 self.properties.insert(name, given);
             }
@@ -178,7 +209,7 @@ impl Layers {
         self.mistakes.push(Mistake {
             subject: name.to_owned(),
             value: given.value.shown(name),
-            origin: Some(given.origin.clone()),
+            origin: Some(given.origin.to_string()),
             problem,
         });
     }
@@ -203,6 +234,19 @@ fn variable_key(variable: &str) -> Option<String> {
         property.to_owned()
     };
     Some(format!("{PROPERTIES}.{property}"))
+}
+
+/// The variable that sets a key.
+fn variable_of(key: &str) -> String {
+    format!("{VARIABLE_PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
+}
+
+/// The key that a variable without `__` was surely meant for, as READSTATES_NATS_URL.
+fn mistyped_variable(variable: &str) -> Option<&'static str> {
+    let rest = variable.strip_prefix(VARIABLE_PREFIX)?.to_ascii_lowercase();
+    let squeezed = |name: &str| name.replace(['.', '_'], "");
+    let mut names = keys::KEYS.iter().map(|key| key.name);
+    names.find(|name| squeezed(name) == squeezed(&rest))
 }
 
 /// Reads TOML. The error has the place, and not the line itself, as toml's own has: that could hold a password.

@@ -77,7 +77,9 @@ pub(super) fn is_secret(name: &str) -> bool {
 /// Whether the value must not be shown, whatever it is called: a login in a URL, a key in PEM, a JWT, or the seed of an
 /// nkey in the place of its file.
 fn looks_secret(value: &str) -> bool {
-    let userinfo = value.contains("://") && value.contains('@');
+    let userinfo = value
+        .rsplit_once('@')
+        .is_some_and(|(login, _)| login.contains(':'));
     let seed = value.len() == NKEY_SEED_CHARS
         && value.starts_with('S')
         && value

@@ -64,9 +64,16 @@ pub(super) fn whole<T: TryFrom<i64>>(range: RangeInclusive<i64>) -> impl Fn(&Raw
 fn whole_number(raw: &Raw) -> Option<i64> {
     match raw {
         Raw::Toml(Value::Integer(number)) => Some(*number),
-        Raw::Text(text) => text.trim().replace('_', "").parse().ok(),
+        Raw::Text(text) => without_underscores(text.trim())?.parse().ok(),
         Raw::Toml(_) => None,
     }
+}
+
+/// Digits with underscores between them, as in TOML, without these.
+fn without_underscores(number: &str) -> Option<String> {
+    let digits = number.trim_start_matches(['+', '-']);
+    let groups_ok = digits.split('_').all(|group| !group.is_empty());
+    groups_ok.then(|| number.replace('_', ""))
 }
 
 /// A number of bytes, up to a largest one: `256MiB`, or a whole number.
@@ -88,7 +95,10 @@ pub(super) fn bytes(max: u64) -> impl Fn(&Raw) -> Parsed<u64> {
             let text = text(raw).ok()?;
             UNITS.iter().find_map(|(unit, factor)| {
                 let number = text.trim().strip_suffix(unit)?.trim_end();
-                number.replace('_', "").parse::<u64>().ok()?.checked_mul(*factor)
+                without_underscores(number)?
+                    .parse::<u64>()
+                    .ok()?
+                    .checked_mul(*factor)
             })
         };
         number

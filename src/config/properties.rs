@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Deref;
 
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+
 use super::mistakes::is_secret;
 
 /// Settings that readstates makes itself, and why: with another value it would lose or repeat records, or not start.
@@ -40,6 +43,15 @@ const OWN: &[(&str, &str)] = &[
     ("partition.assignment.strategy", "rebalances are cooperative"),
     ("group.protocol", "rebalances are cooperative"),
     ("check.crcs", "records are checked"),
+    (
+        "allow.auto.create.topics",
+        "topics are created with what they need",
+    ),
+    ("statistics.interval.ms", "its statistics are not read"),
+    (
+        "delivery.report.only.error",
+        "a dead letter must be durable before the stream goes on",
+    ),
     ("enable.partition.eof", "the end of a partition must be seen"),
     ("acks", "a dead letter must be durable before the stream goes on"),
     (
@@ -83,5 +95,18 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
             "readstates sets this itself and allows no other value: {why}"
         )),
         None => Ok(()),
+    }
+}
+
+/// What librdkafka says against a setting, if anything.
+pub(super) fn check_value(name: &str, value: &str) -> Result<(), String> {
+    let mut alone = ClientConfig::new();
+    alone.set(name, value);
+    match alone.create_native_config() {
+        Ok(_) => Ok(()),
+        // It quotes the value.
+        Err(_) if is_secret(name) => Err("librdkafka does not allow this value".to_owned()),
+        Err(KafkaError::ClientConfig(_, why, _, _)) => Err(format!("librdkafka does not take it: {why}")),
+        Err(error) => Err(format!("librdkafka does not take it: {error}")),
     }
 }

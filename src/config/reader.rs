@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::effective::{Effective, Written};
 use super::keys;
-use super::layers::{Given, Layers, Raw};
+use super::layers::{Given, Layers, Origin, Raw};
 use super::mistakes::Mistakes;
 use super::parse::{Parsed, text};
 use super::secret::{Secret, read_text};
@@ -15,11 +16,15 @@ const PEM_BYTES_MAX: u64 = 1024 * 1024;
 /// What was given, being read.
 pub(super) struct Reader {
     layers: Layers,
+    effective: Effective,
 }
 
 impl Reader {
     pub fn new(layers: Layers) -> Self {
-        Reader { layers }
+        Reader {
+            layers,
+            effective: Effective::default(),
+        }
     }
 
     /// The value of a key. What is wrong is noted, and the default taken so that the others are read too.
@@ -27,15 +32,20 @@ impl Reader {
         clippy::expect_used,
         reason = "names and defaults are in the program; a test reads every key without a layer"
     )]
-    pub fn get<T>(&mut self, name: &'static str, parse: impl Fn(&Raw) -> Parsed<T>) -> T {
+    pub fn get<T: Written>(&mut self, name: &'static str, parse: impl Fn(&Raw) -> Parsed<T>) -> T {
         let key = keys::find(name).expect("only keys of the table are read");
         if let Some(given) = self.layers.keys.get(name).cloned() {
             match parse(&given.value) {
-                Ok(value) => return value,
+                Ok(value) => {
+                    self.effective.add(name, &value, Some(given.origin));
+                    return value;
+                }
                 Err(problem) => self.layers.mistake(name, &given, problem),
             }
         }
-        parse(&Raw::Text(key.default.to_owned())).expect("a default is allowed")
+        let value = parse(&Raw::Text(key.default.to_owned())).expect("a default is allowed");
+        self.effective.add(name, &value, None);
+        value
     }
 
     /// Whether a key is given and not empty.
@@ -75,6 +85,11 @@ impl Reader {
         std::mem::take(&mut self.layers.properties)
     }
 
+    /// A property that was read.
+    pub fn property(&mut self, name: &str, value: &str, origin: Origin) {
+        self.effective.add_property(name, value, origin);
+    }
+
     /// Notes that something is wrong with the value of a key that was given.
     pub fn mistake(&mut self, name: &str, problem: &str) {
         if let Some(given) = self.layers.keys.get(name).cloned() {
@@ -87,10 +102,10 @@ impl Reader {
         self.layers.mistake(name, given, problem);
     }
 
-    /// All that was wrong, if anything.
-    pub fn finish(self) -> Result<(), Mistakes> {
+    /// What was read, or all that was wrong.
+    pub fn finish(self) -> Result<Effective, Mistakes> {
         if self.layers.mistakes.is_empty() {
-            Ok(())
+            Ok(self.effective)
         } else {
             Err(Mistakes(self.layers.mistakes))
         }

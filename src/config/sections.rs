@@ -25,6 +25,17 @@ const TOPIC_CHARS_MAX: usize = 245;
 /// Both for partitions of a stream: more than any stream has, and what a mistyped number stumbles over.
 const PARTITIONS_MAX: i64 = 100_000;
 
+/// The words for the kinds of stream.
+pub(super) const STREAM_KINDS: &[(&str, StreamKind)] =
+    &[("kafka", StreamKind::Kafka), ("jetstream", StreamKind::JetStream)];
+/// The words for the kinds of store.
+pub(super) const STORE_KINDS: &[(&str, StoreKind)] = &[
+    ("cassandra", StoreKind::Cassandra),
+    ("embedded", StoreKind::Embedded),
+];
+/// The words for the formats of log lines.
+pub(super) const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+
 /// Reads everything.
 pub(super) fn config(reader: &mut Reader) -> Config {
     Config {
@@ -44,9 +55,7 @@ pub(super) fn config(reader: &mut Reader) -> Config {
 }
 
 fn stream(reader: &mut Reader) -> Stream {
-    const KINDS: &[(&str, StreamKind)] =
-        &[("kafka", StreamKind::Kafka), ("jetstream", StreamKind::JetStream)];
-    let kind = reader.get("stream.kind", one_of(KINDS));
+    let kind = reader.get("stream.kind", one_of(STREAM_KINDS));
     if kind == StreamKind::JetStream {
         reader.mistake("stream.kind", "not available in this version; must be \"kafka\"");
     }
@@ -96,9 +105,11 @@ fn kafka_properties(reader: &mut Reader) -> Properties {
     let mut properties = BTreeMap::new();
     for (name, given) in reader.take_properties() {
         let value = properties::check_name(&name)
-            .and_then(|()| text(&given.value).map_err(|allowed| format!("{allowed}, in quotes in the file")));
+            .and_then(|()| text(&given.value).map_err(|allowed| format!("{allowed}, in quotes in the file")))
+            .and_then(|value| properties::check_value(&name, &value).map(|()| value));
         match value {
             Ok(value) => {
+                reader.property(&name, &value, given.origin);
                 properties.insert(name, value);
             }
             Err(problem) => reader.mistake_of(&format!("{PROPERTIES}.{name}"), &given, problem),
@@ -141,11 +152,7 @@ fn nats_login(reader: &mut Reader) -> NatsLogin {
 }
 
 fn store(reader: &mut Reader) -> Store {
-    const KINDS: &[(&str, StoreKind)] = &[
-        ("cassandra", StoreKind::Cassandra),
-        ("embedded", StoreKind::Embedded),
-    ];
-    let kind = reader.get("store.kind", one_of(KINDS));
+    let kind = reader.get("store.kind", one_of(STORE_KINDS));
     if kind == StoreKind::Embedded {
         reader.mistake(
             "store.kind",
@@ -227,7 +234,6 @@ fn tls(reader: &mut Reader, [ca, cert, key]: [&'static str; 3]) -> Tls {
 }
 
 fn log(reader: &mut Reader) -> Log {
-    const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
     let level = text_that(
         "off, error, warn, info, debug or trace, or levels of targets such as \"info,scylla=debug\"",
         is_log_filter,

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod every_key;
+
 use std::path::PathBuf;
 use std::time::Duration;
 

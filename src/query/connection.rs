@@ -156,6 +156,39 @@ fn login_advice(login: &NatsLogin) -> &'static str {
     }
 }
 
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum CannotConnect {
+    /// Trying again can help.
+    #[error("{0}")]
+    Unreachable(String),
+    /// Something has to be changed first.
+    #[error("{0}")]
+    Misconfigured(String),
+}
+
+/// Connects for someone who would rather know at once that there is no server than wait for it. A connection that is
+/// lost later is made again.
+///
+/// # Errors
+/// Which settings to look at.
+pub async fn connect_once(nats: &Nats) -> Result<Client, CannotConnect> {
+    let options = || {
+        let options = plain_options(nats)?;
+        Ok(options
+            .max_reconnects(None)
+            .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX))
+    };
+    match first_attempt(nats, options).await {
+        Ok(Some(client)) => Ok(client),
+        Ok(None) => Err(CannotConnect::Unreachable(format!(
+            "nats.url {} can't be reached: is nats-server up, and is this its address?",
+            shown(&nats.urls)
+        ))),
+        Err(refused) => Err(CannotConnect::Misconfigured(refused.to_string())),
+    }
+}
+
 fn login(connect: ConnectOptions, login: &NatsLogin) -> Result<ConnectOptions, ConnectError> {
     match login {
         NatsLogin::Nobody => Ok(connect),

@@ -17,7 +17,9 @@ mod status;
 mod subjects;
 
 pub use ask::ask;
-pub use connection::{ConnectError, SUBSCRIPTION_MESSAGES_MAX, connect, refused};
+pub use connection::{
+    CannotConnect, ConnectError, SUBSCRIPTION_MESSAGES_MAX, connect, connect_once, refused,
+};
 pub use deadline::TIMEOUT_MS_MAX;
 pub use error::{Code, QueryError};
 pub use overview::OVERVIEW_ROWS_MAX;

@@ -1,5 +1,6 @@
 //! Protobuf and JSON to and from the model.
 
+pub mod event_json;
 pub mod headers;
 pub mod json;
 pub mod partitioner;

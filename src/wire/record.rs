@@ -6,8 +6,8 @@ use prost::Message;
 use crate::model::event::{Event, EventKind, Mentions};
 use crate::model::ids::{ChannelId, MAX_ID, MessageId, PartitionId, UserId};
 
+use super::event_json::event_from_json;
 use super::headers;
-use super::json::from_json;
 use super::partitioner::{is_key_of, partition_of_key};
 use super::proto::v1;
 
@@ -163,7 +163,7 @@ pub fn check(event: v1::Event, limits: &RecordLimits) -> Result<Event, String> {
 
 fn event_from_bytes(value: &[u8], json: bool) -> Result<v1::Event, Unusable> {
     let (form, event) = if json {
-        ("JSON", from_json(value))
+        ("JSON", event_from_json(value))
     } else {
         (
             "protobuf",

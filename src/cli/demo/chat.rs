@@ -1,6 +1,7 @@
 //! A synthetic chat: channels of very different size, bursts, replies, mentions, people coming and going.
 
 use std::io::Read;
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
@@ -26,6 +27,16 @@ pub fn channel(rank: u64) -> u64 {
     70_000 + rank
 }
 
+/// The ids of all users.
+pub fn users() -> RangeInclusive<u64> {
+    user(1)..=user(USERS)
+}
+
+/// The ids of all channels.
+pub fn channels() -> RangeInclusive<u64> {
+    channel(1)..=channel(CHANNELS)
+}
+
 /// Events as JSON, one a line, at a steady rate with bursts. Ends when told to.
 pub struct Chat {
     rate: u32,
@@ -42,7 +53,8 @@ pub struct Chat {
 }
 
 impl Chat {
-    pub fn new(rate: u32, stopped: watch::Receiver<bool>) -> Self {
+    /// So many events in a second, until told to stop. The seed decides who does what; ids of messages are of the time.
+    pub fn new(rate: u32, seed: u64, stopped: watch::Receiver<bool>) -> Self {
         let weights: Vec<f64> = (1..=CHANNELS)
             .map(|rank| (rank as f64).powf(-ZIPF_EXPONENT))
             .collect();
@@ -52,9 +64,6 @@ impl Chat {
             sum += weight / total;
             sum
         });
-        let seed = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(1, |since| since.as_nanos() as u64);
         Chat {
             rate,
             stopped,

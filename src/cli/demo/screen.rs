@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use crate::cli::get::table;
+use crate::cli::get::read_states;
 use crate::config::Config;
 use crate::shard::Report;
 use crate::wire::proto::v1::ReadState;
@@ -117,7 +117,7 @@ impl Screen {
             sum(|s| s.channels_cached),
             sum(|s| s.dirty_entries),
         );
-        let lines = table(&asked.read_states);
+        let lines = read_states(&asked.read_states);
         let mut lines = lines.lines();
         if let Some(header) = lines.next().filter(|_| !asked.read_states.is_empty()) {
             text.push_str(&format!("{:>20}  {header}\n", "user"));
