@@ -91,7 +91,14 @@ impl Store for InMemory {
     }
 
     async fn load_position(&self, _: PartitionId) -> Result<Option<StoredPosition>, StoreError> {
-        Ok(None)
+        if *self.loads.borrow() == Loads::Failing {
+            return Err(StoreError::Unavailable("it is told to".to_owned()));
+        }
+        let durable = self.positions.lock().unwrap().last().copied();
+        Ok(durable.map(|durable| StoredPosition {
+            durable,
+            stream: stream(),
+        }))
     }
 }
 
@@ -101,6 +108,14 @@ struct NoDeadLetters;
 impl DeadLetterSink for NoDeadLetters {
     async fn send(&self, letter: DeadLetter) {
         panic!("every record can be used: {letter:?}");
+    }
+}
+
+fn stream() -> StreamIdentity {
+    StreamIdentity {
+        stream_id: "it".to_owned(),
+        partition_count: 1,
+        epoch: 0,
     }
 }
 
@@ -122,11 +137,7 @@ fn start(store: &InMemory) -> Shards {
             deletes_max: 10,
         },
         threads: 1,
-        stream: StreamIdentity {
-            stream_id: "it".to_owned(),
-            partition_count: 1,
-            epoch: 0,
-        },
+        stream: stream(),
         stuck_after: STUCK_AFTER,
     };
     let runtime = tokio::runtime::Handle::current();

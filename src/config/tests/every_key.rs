@@ -25,9 +25,9 @@ const OTHERS: &[(&str, &str)] = &[
     ("nats.user", "u"),
     ("nats.password_file", "DIR/secret"),
     ("nats.nkey_file", ""),
-    ("nats.tls_ca", "DIR/secret"),
-    ("nats.tls_cert", "DIR/secret"),
-    ("nats.tls_key", "DIR/secret"),
+    ("nats.tls_ca", "DIR/pem"),
+    ("nats.tls_cert", "DIR/pem"),
+    ("nats.tls_key", "DIR/pem"),
     ("store.kind", "cassandra"),
     ("store.write_delay", "1m500ms"),
     ("store.cassandra.nodes", "a:1,b"),
@@ -37,9 +37,9 @@ const OTHERS: &[(&str, &str)] = &[
     ("store.cassandra.datacenter", "d"),
     ("store.cassandra.username", "u"),
     ("store.cassandra.password_file", "DIR/secret"),
-    ("store.cassandra.tls_ca", "DIR/secret"),
-    ("store.cassandra.tls_cert", "DIR/secret"),
-    ("store.cassandra.tls_key", "DIR/secret"),
+    ("store.cassandra.tls_ca", "DIR/pem"),
+    ("store.cassandra.tls_cert", "DIR/pem"),
+    ("store.cassandra.tls_key", "DIR/pem"),
     ("store.embedded.path", "e"),
     ("cache.read_states", "2_000"),
     ("cache.channel_memory", "3MiB"),
@@ -60,6 +60,9 @@ const CANARY: &str = "hunter2-canary";
 /// [`OTHERS`], with the files that they name.
 fn others(given: &Given) -> Vec<(&'static str, String)> {
     std::fs::write(given.path("secret"), format!("{CANARY}\n")).unwrap();
+    let pem = ["CERTIFICATE", "PRIVATE KEY"]
+        .map(|what| format!("-----BEGIN {what}-----\nAAAA\n-----END {what}-----\n"));
+    std::fs::write(given.path("pem"), pem.concat()).unwrap();
     let dir = given.dir.path().display().to_string();
     OTHERS
         .iter()
