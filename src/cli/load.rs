@@ -177,16 +177,15 @@ async fn ask(connection: &Connection, question: Question, timeout: Duration) -> 
     match question {
         Question::Get(request) => {
             let subject = connection.subjects.get();
-            let reply: GetReply = connection.ask(&subject, &request, timeout).await?;
-            drop(reply);
+            let asking = connection.ask::<_, GetReply>(&subject, &request, timeout);
+            asking.await.map(drop)
         }
         Question::Overview(request) => {
             let subject = connection.subjects.overview();
-            let reply: OverviewReply = connection.ask(&subject, &request, timeout).await?;
-            drop(reply);
+            let asking = connection.ask::<_, OverviewReply>(&subject, &request, timeout);
+            asking.await.map(drop)
         }
     }
-    Ok(())
 }
 
 /// A synthetic chat that is being published.

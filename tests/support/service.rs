@@ -128,6 +128,44 @@ impl Deployment {
     }
 }
 
+/// What a command has said, and how it ended.
+#[derive(Debug)]
+pub struct Said {
+    pub status: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Deployment {
+    /// Runs any command with these arguments and this input, and waits until it has ended.
+    pub fn run(&self, command: &str, arguments: &[&str], input: &[u8]) -> Said {
+        let mut started = self.start(command, arguments);
+        let mut stdin = started.stdin.take().unwrap();
+        let input = input.to_vec();
+        // A command that does not read its input is no failure.
+        let writing = thread::spawn(move || drop(stdin.write_all(&input)));
+        let output = started.wait_with_output().unwrap();
+        writing.join().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Said {
+            status: output.status.code(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
+    }
+
+    /// Starts any command with pipes to and from it.
+    pub fn start(&self, command: &str, arguments: &[&str]) -> Child {
+        let mut started = self.command(command, &[]);
+        started
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        spawn(started)
+    }
+}
+
 /// One instance.
 pub struct Service {
     name: String,
