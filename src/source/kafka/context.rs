@@ -23,6 +23,9 @@ const REPEAT_AFTER: Duration = Duration::from_secs(30);
 /// Consumers and producers are given the same `stream.kafka.properties`, and each ignores what is for the other.
 const OTHER_CLIENTS_PROPERTY: &str = "property and will be ignored by this";
 
+/// A producer that asks for its number, which a broker that has just started does not give at once, asks again.
+const PRODUCER_NUMBER: (&str, &str) = ("GETPID", ": retrying");
+
 /// Logs what librdkafka says, each error once in a while. That a broker can't be reached is for [`SourceStats`] to say:
 /// each client says so itself, in several ways, with every attempt.
 #[derive(Default)]
@@ -38,7 +41,11 @@ const FACILITIES_OF_CONNECTIONS: [&str; 2] = ["FAIL", "REQTMOUT"];
 impl Log {
     fn line(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         use RDKafkaLogLevel as L;
-        if message.contains(OTHER_CLIENTS_PROPERTY) || FACILITIES_OF_CONNECTIONS.contains(&facility) {
+        let (producer_number, again) = PRODUCER_NUMBER;
+        let is_asked_again = facility == producer_number && message.ends_with(again);
+        let is_told_elsewhere =
+            message.contains(OTHER_CLIENTS_PROPERTY) || FACILITIES_OF_CONNECTIONS.contains(&facility);
+        if is_asked_again || is_told_elsewhere {
             return tracing::debug!(target: "librdkafka", facility, "{message}");
         }
         match level {
