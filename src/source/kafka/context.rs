@@ -63,16 +63,41 @@ impl Log {
         }
         let code = error.to_string();
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(code.clone());
-        if is_of_connections(error) {
+        if is_of_connections(error) || error.rdkafka_error_code().is_some_and(is_forbidden) {
             return tracing::debug!(target: "librdkafka", reason, "{code}");
         }
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        logged.retain(|_, at| at.elapsed() < REPEAT_AFTER);
-        if let Entry::Vacant(entry) = logged.entry(code) {
-            tracing::warn!(target: "librdkafka", reason, "{}", entry.key());
-            entry.insert(Instant::now());
+        if self.is_new(&code) {
+            tracing::warn!(target: "librdkafka", reason, "{code}");
         }
     }
+
+    /// Says that the broker refuses us what it had allowed before.
+    pub fn forbidden(&self, what: &str, code: RDKafkaErrorCode) {
+        if self.is_new(what) {
+            tracing::warn!("{what}: {code}; trying again until it is allowed");
+        }
+    }
+
+    /// Whether this was not logged a while ago.
+    fn is_new(&self, said: &str) -> bool {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        logged.retain(|_, at| at.elapsed() < REPEAT_AFTER);
+        match logged.entry(said.to_owned()) {
+            Entry::Vacant(entry) => {
+                entry.insert(Instant::now());
+                true
+            }
+            Entry::Occupied(_) => false,
+        }
+    }
+}
+
+/// What comes of these is said where they are met: the same error comes by a call as well, with what it was for.
+fn is_forbidden(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::GroupAuthorizationFailed | RDKafkaErrorCode::TopicAuthorizationFailed
+    )
 }
 
 fn is_of_connections(error: &KafkaError) -> bool {
@@ -162,7 +187,7 @@ impl ConsumerContext for AskContext {}
 
 /// Of the client that reads.
 pub(super) struct FetcherContext {
-    log: Log,
+    pub log: Log,
     stats: Arc<SourceStats>,
 }
 
@@ -232,7 +257,7 @@ pub(super) struct Looked {
 /// some partitions before it gives them back could not read the others meanwhile. So the member always answers with
 /// an empty list, at once to an assignment and after draining to a revocation, and another client reads.
 pub(super) struct MemberContext {
-    log: Log,
+    pub log: Log,
     events: Sender<GroupEvent>,
     closing: AtomicBool,
     losses: AtomicU64,

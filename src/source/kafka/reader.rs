@@ -249,8 +249,13 @@ impl<O: Owners, S: Store> Reader<O, S> {
 
     /// Later on the broker may let us in again, and meanwhile what is owned is answered for.
     fn group_trouble(&self, code: RDKafkaErrorCode) {
-        let was_let_in = self.stats.assigned.load(Ordering::Relaxed) > 0;
-        if code == RDKafkaErrorCode::GroupAuthorizationFailed && !was_let_in {
+        if code != RDKafkaErrorCode::GroupAuthorizationFailed {
+            return;
+        }
+        if self.stats.assigned.load(Ordering::Relaxed) > 0 {
+            let log = &self.member.context().log;
+            log.forbidden("Kafka does not let us be in the group any more", code);
+        } else {
             self.fail(SourceFailure::Forbidden(format!(
                 "Kafka does not let us join the group {:?} ({code}): allow our user to read it, or correct \
                  stream.kafka.group",

@@ -115,8 +115,12 @@ impl<O: Owners, S: Store> Reader<O, S> {
                 });
             }
             KafkaError::MessageConsumption(code @ RDKafkaErrorCode::TopicAuthorizationFailed)
-                if self.has_read_nothing() =>
+                if !self.has_read_nothing() =>
             {
+                let log = &self.fetcher.context().log;
+                log.forbidden("Kafka does not let us read the topic any more", *code);
+            }
+            KafkaError::MessageConsumption(code @ RDKafkaErrorCode::TopicAuthorizationFailed) => {
                 self.fail(SourceFailure::Forbidden(format!(
                     "Kafka does not let us read the topic {:?} ({code}): allow our user to read it, or correct \
                      stream.kafka.topic",
