@@ -3,24 +3,26 @@
 //! and the store goes away.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "metrics/doing.rs"]
+mod doing;
 #[path = "metrics/exposition.rs"]
 mod exposition;
+#[path = "metrics/log.rs"]
+mod log;
 mod support;
 
-use std::collections::BTreeMap;
 use std::thread;
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, Request};
 use prost::Message;
-use rdkafka::ClientConfig;
-use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use readstates::model::ids::ChannelId;
 use readstates::wire::partitioner::partition_of;
 use readstates::wire::proto::v1;
 use readstates::wire::proto::v1::event::Kind;
 
+use doing::Doing;
 use exposition::Page;
+use log::{check_json_log, check_text_log};
 use support::servers::{Cassandra, Kafka, Nats, wait_for};
 use support::service::{Deployment, Service};
 
@@ -112,7 +114,7 @@ fn check_names(page: &Page) {
     for (name, kind, labels) in CONTRACT {
         let family = page.family(&format!("readstates_{name}"));
         assert_eq!(family.kind, *kind, "{name}");
-        for ((_, found), _) in &family.series {
+        for (_, found) in family.series.keys() {
             let mut found: Vec<&str> = found
                 .keys()
                 .map(String::as_str)
@@ -148,7 +150,7 @@ fn check_names(page: &Page) {
             );
         }
     }
-    for ((_, labels), _) in &page.family("readstates_queries_total").series {
+    for (_, labels) in page.family("readstates_queries_total").series.keys() {
         assert!(labels["code"].parse::<u16>().is_ok(), "{labels:?}");
     }
 }
@@ -172,152 +174,6 @@ fn wait_until_live(service: &mut Service, count: usize) -> Page {
         live == count && owned(&page).len() == count
     });
     page(service)
-}
-
-/// What was done, and what must be counted.
-struct Doing {
-    deployment: Deployment,
-    producer: ThreadedProducer<DefaultProducerContext>,
-    client: Client,
-    runtime: tokio::runtime::Runtime,
-    /// By kind.
-    events: BTreeMap<&'static str, u64>,
-    /// By reason.
-    letters: BTreeMap<&'static str, u64>,
-    /// By partition.
-    records: [u64; PARTITIONS as usize],
-    /// By endpoint and code.
-    asked: BTreeMap<(&'static str, &'static str), u64>,
-}
-
-impl Doing {
-    fn new(deployment: &Deployment) -> Self {
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        Doing {
-            deployment: deployment.clone(),
-            producer: ClientConfig::new()
-                .set("bootstrap.servers", &deployment.brokers)
-                .create()
-                .unwrap(),
-            client: runtime.block_on(async_nats::connect(&deployment.nats)).unwrap(),
-            runtime,
-            events: BTreeMap::new(),
-            letters: BTreeMap::new(),
-            records: [0; PARTITIONS as usize],
-            asked: BTreeMap::new(),
-        }
-    }
-
-    fn send(&mut self, channel: u64, value: &[u8], elsewhere: u32) {
-        let partition = (partition_of(ChannelId(channel), PARTITIONS).0 + elsewhere) % PARTITIONS;
-        let (topic, key) = (self.deployment.topic(), channel.to_string());
-        let record = BaseRecord::to(&topic)
-            .key(&key)
-            .payload(value)
-            .partition(partition as i32);
-        assert!(self.producer.send(record).is_ok());
-        self.records[partition as usize] += 1;
-    }
-
-    fn event(&mut self, channel: u64, kind: Kind) {
-        let name = match &kind {
-            Kind::MessageCreated(_) => "message_created",
-            Kind::MessageRead(_) => "message_read",
-            Kind::MessageUpdated(_) => "message_updated",
-            Kind::MessageDeleted(_) => "message_deleted",
-            Kind::MessageMarkedUnread(_) => "message_marked_unread",
-            Kind::MemberJoined(_) => "member_joined",
-            Kind::MemberLeft(_) => "member_left",
-            Kind::ChannelDeleted(_) => "channel_deleted",
-        };
-        let event = v1::Event {
-            channel_id: channel,
-            kind: Some(kind),
-        };
-        self.send(channel, &event.encode_to_vec(), 0);
-        *self.events.entry(name).or_default() += 1;
-    }
-
-    fn letter(&mut self, reason: &'static str, channel: u64, value: &[u8]) {
-        self.send(channel, value, u32::from(reason == "misrouted"));
-        *self.letters.entry(reason).or_default() += 1;
-    }
-
-    /// Waits until all records that can't be used were seen.
-    fn wait_for_letters(&self, service: &Service) {
-        self.producer.flush(DEADLINE).unwrap();
-        let sent: u64 = self.letters.values().sum();
-        wait_for("dead letters", DEADLINE, || {
-            service.metric("readstates_dead_letters_total", "") == sent as f64
-        });
-    }
-
-    /// Waits until all that was sent is applied.
-    fn settle(&self, service: &mut Service) -> Page {
-        self.producer.flush(DEADLINE).unwrap();
-        wait_for("everything to be applied", DEADLINE, || {
-            service.assert_runs();
-            let page = page(service);
-            owned(&page).iter().all(|partition| {
-                let last = self.records[partition.parse::<usize>().unwrap()] as f64 - 1.0;
-                page.get("readstates_applied_offset", &[("partition", partition)]) == Some(last)
-            })
-        });
-        page(service)
-    }
-
-    /// Asks, and checks the code of the reply.
-    fn ask(&mut self, endpoint: &'static str, code: &'static str, timeout_ms: u64, payload: Vec<u8>) {
-        let subject = match endpoint {
-            "partition_get" => format!("{}.v1.partition.0.get", self.deployment.name),
-            endpoint => format!("{}.v1.{endpoint}", self.deployment.name),
-        };
-        let mut headers = HeaderMap::new();
-        headers.insert("readstates-timeout-ms", timeout_ms.to_string());
-        let request = Request::new()
-            .payload(payload.into())
-            .headers(headers)
-            .timeout(Some(Duration::from_secs(30)));
-        let reply = self
-            .runtime
-            .block_on(self.client.send_request(subject, request))
-            .unwrap();
-        let said = reply
-            .headers
-            .as_ref()
-            .and_then(|headers| headers.get("Nats-Service-Error-Code"));
-        assert_eq!(
-            said.map_or("200", |code| code.as_str()),
-            code,
-            "{endpoint}: {:?}",
-            reply.headers
-        );
-        *self.asked.entry((endpoint, code)).or_default() += 1;
-    }
-
-    /// Without a subject to reply to.
-    fn shout(&mut self) {
-        let subject = format!("{}.v1.get", self.deployment.name);
-        self.runtime.block_on(async {
-            self.client.publish(subject, Vec::new().into()).await.unwrap();
-            self.client.flush().await.unwrap();
-        });
-        *self.asked.entry(("get", "400")).or_default() += 1;
-    }
-
-    fn check_asked(&self, service: &Service) -> Page {
-        let all = |page: &Page| {
-            self.asked.iter().all(|((endpoint, code), count)| {
-                let labels = [("endpoint", *endpoint), ("code", *code)];
-                page.value("readstates_queries_total", &labels) == *count as f64
-            })
-        };
-        // It is counted just before the reply goes out, and what gets none at some time.
-        wait_for(&format!("the questions {:?}", self.asked), DEADLINE, || {
-            all(&page(service))
-        });
-        page(service)
-    }
 }
 
 fn keys(keys: impl IntoIterator<Item = (u64, u64)>) -> v1::GetRequest {
@@ -579,87 +435,6 @@ fn check_cache(doing: &mut Doing, service: &Service, before: &Page) {
 
 fn rebalances(page: &Page) -> [f64; 3] {
     ["assigned", "revoked", "lost"].map(|kind| page.value("readstates_rebalances_total", &[("kind", kind)]))
-}
-
-/// The lines that have all of these words.
-fn lines<'a>(log: &'a str, words: &[&str]) -> Vec<&'a str> {
-    let has_all = |line: &&str| words.iter().all(|word| line.contains(word));
-    log.lines().filter(has_all).collect()
-}
-
-/// For people: one line for each rebalance, and none for each record.
-fn check_text_log(log: &str) {
-    let assigned = lines(
-        log,
-        &[
-            " INFO assigned ",
-            "position_loaded_ms=",
-            "located_ms=",
-            "caught_up_ms=",
-        ],
-    );
-    assert_eq!(assigned.len(), 2, "{log}");
-    assert!(assigned[0].contains("partitions=\"0, 1\""), "{}", assigned[0]);
-    let given_back = lines(
-        log,
-        &[
-            " INFO given back ",
-            "stored_ms=",
-            "committed_ms=",
-            "given_back_ms=",
-        ],
-    );
-    assert_eq!(given_back.len(), 2, "{log}");
-    let letters = lines(log, &[" WARN a record can't be used"]);
-    let said = [
-        "reason=\"misrouted\"",
-        "partitioner=murmur2_random",
-        "key=1 ",
-        "partition=",
-        "offset=",
-        "topic=\"metrics-events\"",
-        "left_out=0",
-    ];
-    for said in said {
-        assert!(letters[0].contains(said), "{said}: {}", letters[0]);
-    }
-    let last = letters[letters.len() - 1];
-    assert!(
-        last.contains("reason=\"invalid\"") && last.contains("key=3 "),
-        "{last}"
-    );
-    let left_out = |line: &str| line.rsplit_once("left_out=").unwrap().1.parse::<usize>().unwrap();
-    let all = letters.iter().map(|line| 1 + left_out(line)).sum::<usize>();
-    assert_eq!(all, 6, "{letters:?}");
-    assert!(log.lines().count() < 25, "{log}");
-}
-
-/// For programs: the same in objects.
-fn check_json_log(log: &str) {
-    let mut moved = Vec::new();
-    for line in log.lines() {
-        let object: serde_json::Value =
-            serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"));
-        for field in ["timestamp", "level", "message"] {
-            assert!(object[field].is_string(), "{field}: {line}");
-        }
-        let steps: &[&str] = match object["message"].as_str().unwrap() {
-            "assigned" => &["position_loaded_ms", "located_ms", "caught_up_ms"],
-            "given back" => &["stored_ms", "committed_ms", "given_back_ms"],
-            _ => continue,
-        };
-        let took: Vec<u64> = steps
-            .iter()
-            .map(|step| object[step].as_u64().expect(line))
-            .collect();
-        assert!(took.is_sorted(), "{line}");
-        assert!(
-            ["0", "1"].contains(&object["partitions"].as_str().unwrap()),
-            "{line}"
-        );
-        moved.push(object["message"].as_str().unwrap().to_owned());
-    }
-    assert_eq!(moved, ["assigned", "given back"], "{log}");
 }
 
 #[test]
