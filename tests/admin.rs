@@ -40,11 +40,11 @@ async fn start() -> Running {
         queries.answered(QueryEndpoint::Get, None, Duration::from_micros(300));
         queries.answered(QueryEndpoint::Get, Some(503), Duration::from_secs(20));
         queries.refused(QueryEndpoint::InternalOverview, 429);
-        queries.ignored(QueryEndpoint::Status);
+        queries.answered(QueryEndpoint::InternalStamp, Some(409), Duration::from_micros(20));
         StoreMetrics::new().writes.ended(false, Duration::from_millis(3));
         CacheMetrics::new(CacheKind::Channel).hits.increment(7);
-        metrics::events_ignored("known").increment(2);
-        metrics::source_paused("dirty").set(1.0);
+        metrics::events_ignored("duplicate").increment(2);
+        metrics::source_paused("store").set(1.0);
         metrics::rebalances("assigned").increment(3);
     });
     let world = Arc::new(World::default());
@@ -129,7 +129,7 @@ async fn metrics_have_every_name_of_the_contract() {
     // Section 5 of the contract. The labels after each name are those of one series that must be there.
     for series in [
         "events_total{partition=\"3\",kind=\"message_read\"} 2",
-        "events_ignored_total{reason=\"known\"} 2",
+        "events_ignored_total{reason=\"duplicate\"} 2",
         "dead_letters_total{reason=\"misrouted\"} 0",
         "applied_offset{partition=\"3\"} 41",
         "end_offset{partition=\"3\"} 42",
@@ -138,7 +138,7 @@ async fn metrics_have_every_name_of_the_contract() {
         "durable_lag_records{partition=\"3\"} 43",
         "oldest_dirty_seconds{partition=\"3\"} 0",
         "dirty_entries{partition=\"3\"} 0",
-        "source_paused{reason=\"dirty\"} 1",
+        "source_paused{reason=\"store\"} 1",
         "nats_dropped_total 0",
         "cache_entries{partition=\"3\",kind=\"read_state\"} 0",
         "cache_capacity{kind=\"channel\"} 0",
@@ -153,7 +153,8 @@ async fn metrics_have_every_name_of_the_contract() {
         "queries_total{endpoint=\"get\",code=\"200\"} 1",
         "queries_total{endpoint=\"get\",code=\"503\"} 1",
         "queries_total{endpoint=\"internal_overview\",code=\"429\"} 1",
-        "queries_total{endpoint=\"status\",code=\"ignored\"} 1",
+        "queries_total{endpoint=\"internal_stamp\",code=\"409\"} 1",
+        "queries_total{endpoint=\"status\",code=\"504\"} 0",
         "query_duration_seconds_bucket{endpoint=\"get\",le=\"0.0005\"} 1",
         "query_duration_seconds_bucket{endpoint=\"get\",le=\"10\"} 1",
         "query_duration_seconds_bucket{endpoint=\"get\",le=\"+Inf\"} 2",

@@ -28,6 +28,19 @@ pub fn start(log: &Log, quiet: bool) {
     // It fails where a test has started logging already.
     let _ = match log.format {
         LogFormat::Text => subscriber.with_target(false).try_init(),
-        LogFormat::Json => subscriber.json().try_init(),
+        LogFormat::Json => {
+            log_panics();
+            // `message` and the fields beside `level` and `timestamp`, where tools look for them.
+            let json = subscriber.json().flatten_event(true);
+            json.with_current_span(false).with_span_list(false).try_init()
+        }
     };
+}
+
+/// A panic is a line like any other, so that every line is an object.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = std::backtrace::Backtrace::capture();
+        tracing::error!(%backtrace, "{panic}");
+    }));
 }

@@ -10,6 +10,7 @@ mod logging;
 pub mod overview;
 pub mod publish;
 mod published;
+mod reached;
 pub mod serve;
 mod settings;
 mod table;
@@ -102,7 +103,8 @@ async fn run_command(command: Command, config: Config) -> ExitCode {
     match command {
         Command::Serve => {
             logging::start(&config.log, false);
-            ended(serve::run(config, serve::signals()).await)
+            // Why it failed is in the log.
+            exit_status(&serve::run(config, serve::signals()).await)
         }
         Command::Publish => {
             let kafka = settings::kafka(&config);
@@ -145,14 +147,16 @@ fn ended(result: Result<(), Failed>) -> ExitCode {
 }
 
 fn status(result: Result<ExitCode, Failed>) -> ExitCode {
+    result.unwrap_or_else(|failed| {
+        eprintln!("{failed}");
+        exit_status(&Err(failed))
+    })
+}
+
+fn exit_status(result: &Result<(), Failed>) -> ExitCode {
     match result {
-        Ok(status) => status,
-        Err(failed) => {
-            eprintln!("{failed}");
-            match failed {
-                Failed::Broken(_) => ExitCode::FAILURE,
-                Failed::Misconfigured(_) => ExitCode::from(WRONG_USAGE),
-            }
-        }
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failed::Broken(_)) => ExitCode::FAILURE,
+        Err(Failed::Misconfigured(_)) => ExitCode::from(WRONG_USAGE),
     }
 }

@@ -5,16 +5,17 @@ use std::sync::atomic::Ordering;
 
 use crate::config;
 use crate::model::ids::Offset;
-use crate::ops::metrics::{CacheKind, CacheMetrics, dead_letters, events_ignored, rebalances, source_paused};
+use crate::ops::metrics::{
+    CacheKind, CacheMetrics, DEAD_LETTER_REASONS, PAUSE_REASONS, REBALANCE_KINDS, dead_letters,
+    events_ignored, rebalances, source_paused,
+};
 use crate::partition::Ignored;
 use crate::query::{Status, Statuses};
 use crate::shard::{Report, Shards};
 use crate::source::kafka::SourceStats;
 
-/// Why records are kept back.
-const PAUSE_REASONS: [&str; 2] = ["dead_letters", "store"];
-/// Dead letters, in the order of [`Totals::dead_letters`](crate::shard::Totals::dead_letters).
-const DEAD_LETTER_REASONS: [&str; 3] = ["undecodable", "invalid", "misrouted"];
+/// Too many records are waiting to be taken: what the source knows of, and partitions don't.
+const QUEUE: &str = "queue";
 
 /// The partitions of this instance for the admin pages: with every look at their status the metrics are brought up to
 /// date.
@@ -55,20 +56,16 @@ impl Publisher {
         self.channels.hits.absolute(counters.channel_hits);
         self.channels.misses.absolute(counters.channel_misses);
         self.channels.evictions.absolute(counters.channels_evicted);
+        let is_queue_full = self.source.paused.load(Ordering::Relaxed) > 0;
         for reason in PAUSE_REASONS {
-            let is_paused = report
-                .partitions
-                .iter()
-                .any(|partition| partition.paused == Some(reason));
+            let mut partitions = report.partitions.iter();
+            let is_paused = partitions.any(|partition| partition.paused == Some(reason))
+                || (reason == QUEUE && is_queue_full);
             source_paused(reason).set(f64::from(u8::from(is_paused)));
         }
-        let paused = self.source.paused.load(Ordering::Relaxed);
-        source_paused("queue").set(f64::from(u8::from(paused > 0)));
-        for (kind, count) in [
-            ("assigned", &self.source.assigned),
-            ("revoked", &self.source.revoked),
-            ("lost", &self.source.lost),
-        ] {
+        let source = &self.source;
+        let counts = [&source.assigned, &source.revoked, &source.lost];
+        for (kind, count) in REBALANCE_KINDS.into_iter().zip(counts) {
             rebalances(kind).absolute(count.load(Ordering::Relaxed));
         }
     }

@@ -2,22 +2,20 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinHandle};
 
+use super::reached::Reached;
 use super::{Failed, published, settings};
 use crate::config::Config;
 use crate::ops::{http, metrics};
 use crate::query::{self, QueryService, REQUESTS_IN_WORK_MAX, ServiceOptions, Subjects, connect};
 use crate::shard::Shards;
 use crate::source::dead_letters::DeadLetters;
-use crate::source::kafka::{
-    KafkaSettings, KafkaSource, PrepareError, SourceFailure, SourceStats, StreamInfo, prepare,
-};
+use crate::source::kafka::{KafkaSettings, KafkaSource, PrepareError, SourceFailure, StreamInfo, prepare};
 use crate::store::StreamIdentity;
 use crate::store::cassandra::{CassandraStore, ConnectError};
 
@@ -40,15 +38,27 @@ pub struct Serving {
 /// not there yet.
 ///
 /// # Errors
-/// Why it could not start, or had to end.
+/// Why it could not start, or had to end. The log has it already.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), Failed> {
-    let listener = listen(&config).await?;
     tokio::pin!(shutdown);
+    let starting = async {
+        let listener = listen(&config).await?;
+        start(config, listener).await
+    };
     let started = tokio::select! {
-        started = start(config, listener) => started?,
+        started = starting => started.inspect_err(tell)?,
         () = &mut shutdown => return Ok(()),
     };
     started.run_until(shutdown).await
+}
+
+/// Says why it ends, by the log, or by itself where that is off.
+fn tell(failed: &Failed) {
+    if tracing::enabled!(tracing::Level::ERROR) {
+        tracing::error!("{failed}");
+    } else {
+        eprintln!("{failed}");
+    }
 }
 
 /// Takes the address of metrics and health.
@@ -73,10 +83,21 @@ pub async fn start(config: Config, listener: TcpListener) -> Result<Serving, Fai
     let recorder = metrics::install(&librdkafka)
         .map_err(|error| Failed::Broken(format!("metrics can't be recorded: {error}")))?;
     let instance = instance_name();
+    let reached = Reached::default();
+    let (admin_stop, admin_stopped) = watch::channel(false);
+    let admin = http::Admin {
+        instance: instance.clone(),
+        metrics: recorder,
+        partitions: reached.clone(),
+        dependencies: reached.dependencies(),
+    };
+    tokio::spawn(serve_admin(listener, admin, admin_stopped));
     let nats = connect(&config.nats, metrics::nats_dropped())
         .await
         .map_err(|error| Failed::Misconfigured(error.to_string()))?;
+    reached.nats(&nats);
     let store = reach_store(&config).await?;
+    reached.store();
     let kafka = settings::kafka(&config);
     let stream = reach_stream(&kafka).await?;
 
@@ -93,15 +114,8 @@ pub async fn start(config: Config, listener: TcpListener) -> Result<Serving, Fai
     let (source, failures) =
         KafkaSource::start(&kafka, &stream, shards.clone(), store.clone()).map_err(Failed::Misconfigured)?;
 
-    let (admin_stop, admin_stopped) = watch::channel(false);
     let publisher = published::Publisher::new(shards.clone(), source.stats(), &config.cache);
-    let admin = http::Admin {
-        instance: instance.clone(),
-        metrics: recorder,
-        partitions: publisher,
-        dependencies: dependencies(&nats, &shards, source.stats()),
-    };
-    tokio::spawn(serve_admin(listener, admin, admin_stopped));
+    reached.running(publisher, &shards, source.stats());
     let options = ServiceOptions {
         subjects: Subjects::new(&config.nats.subject_prefix, &[]),
         instance,
@@ -148,15 +162,18 @@ impl Serving {
             failure = self.failures.recv() => Some(source_failed(failure)),
             refused = &mut self.refused => Some(nats_refused(refused)),
             why = self.shards.rolled_back() => {
-                tracing::error!("{why}");
+                let failed = Failed::Broken(why);
+                tell(&failed);
                 // Nothing is written; this only tells the group, so that others take the partitions soon.
                 let _ = self.drain().await;
-                return Err(Failed::Broken(why));
+                return Err(failed);
             }
         };
         self.refused.abort();
+        // At once, since draining may take a while.
+        failure.iter().for_each(tell);
         let drained = self.drain().await;
-        failure.map_or(drained, Err)
+        failure.map_or_else(|| drained.inspect_err(tell), Err)
     }
 
     /// Writes everything, gives the partitions up, and answers what was asked before.
@@ -173,7 +190,9 @@ impl Serving {
 
 fn source_failed(failure: Option<SourceFailure>) -> Failed {
     match failure {
-        Some(failure @ SourceFailure::Refused { .. }) => Failed::Misconfigured(failure.to_string()),
+        Some(failure @ (SourceFailure::Refused { .. } | SourceFailure::Forbidden(_))) => {
+            Failed::Misconfigured(failure.to_string())
+        }
         Some(failure) => Failed::Broken(failure.to_string()),
         None => Failed::Broken("the Kafka thread has ended unexpectedly".to_owned()),
     }
@@ -206,7 +225,10 @@ async fn reach_store(config: &Config) -> Result<CassandraStore, Failed> {
     let mut was_logged = false;
     loop {
         match CassandraStore::connect(&cassandra).await {
-            Ok(store) => return Ok(store),
+            Ok(store) => {
+                log_reached(was_logged, "the store");
+                return Ok(store);
+            }
             Err(error @ ConnectError::Final(_)) => {
                 return Err(Failed::Misconfigured(error.to_string()));
             }
@@ -220,7 +242,10 @@ async fn reach_stream(kafka: &KafkaSettings) -> Result<StreamInfo, Failed> {
     let mut was_logged = false;
     loop {
         match prepare(kafka).await {
-            Ok(stream) => return Ok(stream),
+            Ok(stream) => {
+                log_reached(was_logged, "Kafka");
+                return Ok(stream);
+            }
             Err(PrepareError::Misconfigured(error)) => return Err(Failed::Misconfigured(error)),
             Err(PrepareError::Unreachable(error)) => log_once(&mut was_logged, &error),
         }
@@ -234,34 +259,13 @@ fn log_once(was_logged: &mut bool, error: &str) {
     }
 }
 
-/// What must be connected for this instance to be ready.
-fn dependencies(
-    nats: &async_nats::Client,
-    shards: &Shards,
-    source: Arc<SourceStats>,
-) -> Vec<http::Dependency> {
-    let (nats, shards) = (nats.clone(), shards.clone());
-    vec![
-        http::Dependency {
-            name: "NATS",
-            connected: Box::new(move || nats.connection_state() == async_nats::connection::State::Connected),
-        },
-        http::Dependency {
-            name: "the store",
-            connected: Box::new(move || !shards.store_is_away()),
-        },
-        http::Dependency {
-            name: "Kafka",
-            connected: Box::new(move || source.is_connected.load(Ordering::Relaxed)),
-        },
-    ]
+fn log_reached(was_missed: bool, server: &str) {
+    if was_missed {
+        tracing::info!("{server} is there now");
+    }
 }
 
-async fn serve_admin(
-    listener: TcpListener,
-    admin: http::Admin<published::Publisher>,
-    mut stopped: watch::Receiver<bool>,
-) {
+async fn serve_admin(listener: TcpListener, admin: http::Admin<Reached>, mut stopped: watch::Receiver<bool>) {
     let until_stopped = async move {
         // An error says that the service is gone, which is an end as well.
         let _ = stopped.wait_for(|stopped| *stopped).await;

@@ -15,13 +15,25 @@ use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandl
 
 use crate::model::event::EVENT_KINDS;
 use crate::model::ids::Offset;
+use crate::partition::Ignored;
 use crate::query::Status;
 
-/// The bounds of every histogram's buckets, in seconds: 50 µs to 10 s.
-const DURATION_BUCKETS_SECONDS: [f64; 17] = [
-    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-    5.0, 10.0,
+/// The bounds of every histogram's buckets, in seconds: 10 µs (what an answer from the cache takes) to 10 s.
+const DURATION_BUCKETS_SECONDS: [f64; 19] = [
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1,
+    0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
+
+/// Why records are dead letters, as in `readstates_dead_letters_total`, in the order of
+/// [`Totals::dead_letters`](crate::shard::Totals::dead_letters).
+pub const DEAD_LETTER_REASONS: [&str; 3] = ["undecodable", "invalid", "misrouted"];
+
+/// Why records are not taken, as in `readstates_source_paused`: a dead letter is not safe yet, too much waits for the
+/// store, or so much was taken that a partition is not read any more.
+pub const PAUSE_REASONS: [&str; 3] = ["dead_letters", "store", "queue"];
+
+/// What happens to partitions, as in `readstates_rebalances_total`.
+pub const REBALANCE_KINDS: [&str; 3] = ["assigned", "revoked", "lost"];
 
 /// The phases of a partition, as in `readstates_partition_phase`.
 pub const PHASES: [&str; 5] = ["assigning", "catching-up", "live", "draining", "stuck"];
@@ -96,10 +108,13 @@ fn describe() {
     );
     describe_counter!(
         QUERIES,
-        "Questions over NATS, by the code of the reply; `ignored` had no subject that may be replied to."
+        "Questions over NATS, by the code of the reply; one that names no subject to reply to, or one of ours, gets none and counts as 400."
     );
     describe_histogram!(QUERY_DURATION, "How long a question over NATS was worked on.");
-    describe_counter!(REBALANCES, "Partitions that were assigned, revoked or lost.");
+    describe_counter!(
+        REBALANCES,
+        "Times that the group gave partitions to this instance (assigned), wanted some back (revoked), or had given them to others already (lost)."
+    );
     describe_gauge!(BUILD_INFO, "1, for its labels: what is running.");
 }
 
@@ -144,8 +159,17 @@ pub fn declare(librdkafka: &str) {
     for kind in [CacheKind::ReadState, CacheKind::Channel] {
         let _ = CacheMetrics::new(kind);
     }
-    for reason in ["undecodable", "invalid", "misrouted"] {
+    for reason in Ignored::NAMES {
+        let _ = events_ignored(reason);
+    }
+    for reason in DEAD_LETTER_REASONS {
         let _ = dead_letters(reason);
+    }
+    for reason in PAUSE_REASONS {
+        source_paused(reason).set(0.0);
+    }
+    for kind in REBALANCE_KINDS {
+        let _ = rebalances(kind);
     }
 }
 
@@ -286,6 +310,8 @@ pub enum QueryEndpoint {
     InternalExplain,
 }
 
+/// What the names of endpoints that only instances ask begin with.
+const INTERNAL: &str = "internal_";
 const QUERY_ENDPOINTS: [(QueryEndpoint, &str); 8] = [
     (QueryEndpoint::Get, "get"),
     (QueryEndpoint::PartitionGet, "partition_get"),
@@ -296,7 +322,7 @@ const QUERY_ENDPOINTS: [(QueryEndpoint, &str); 8] = [
     (QueryEndpoint::InternalOverview, "internal_overview"),
     (QueryEndpoint::InternalExplain, "internal_explain"),
 ];
-/// Of replies; then that of requests without a reply.
+/// Of replies: those of the contract, then that of a stamp that became void, which only instances tell each other.
 const QUERY_CODES: [(u16, &str); 7] = [
     (200, "200"),
     (400, "400"),
@@ -304,8 +330,9 @@ const QUERY_CODES: [(u16, &str); 7] = [
     (429, "429"),
     (503, "503"),
     (504, "504"),
-    (0, "ignored"),
+    (STAMP_VOID, "409"),
 ];
+const STAMP_VOID: u16 = 409;
 
 /// The handles of the NATS service.
 pub struct QueryMetrics {
@@ -326,8 +353,12 @@ impl QueryMetrics {
     pub fn new() -> Self {
         QueryMetrics {
             endpoints: QUERY_ENDPOINTS.map(|(_, endpoint)| EndpointMetrics {
-                replies: QUERY_CODES
-                    .map(|(_, code)| counter!(QUERIES, "endpoint" => endpoint, "code" => code)),
+                replies: QUERY_CODES.map(|(number, code)| {
+                    if number == STAMP_VOID && !endpoint.starts_with(INTERNAL) {
+                        return Counter::noop();
+                    }
+                    counter!(QUERIES, "endpoint" => endpoint, "code" => code)
+                }),
                 duration: histogram!(QUERY_DURATION, "endpoint" => endpoint),
             }),
         }
@@ -342,11 +373,6 @@ impl QueryMetrics {
     /// A question was refused without a look at it.
     pub fn refused(&self, endpoint: QueryEndpoint, code: u16) {
         self.count(endpoint, code);
-    }
-
-    /// A question could not be replied to.
-    pub fn ignored(&self, endpoint: QueryEndpoint) {
-        self.count(endpoint, 0);
     }
 
     fn count(&self, endpoint: QueryEndpoint, code: u16) {

@@ -22,6 +22,8 @@ const RECONNECT_PAUSE_MS_MAX: u64 = 5_000;
 const FIRST_ATTEMPTS: u32 = 5;
 /// How often one that was away at the start is asked whether it refuses us.
 const REFUSED_INTERVAL: Duration = Duration::from_secs(1);
+/// Attempts to connect, each some seconds after the other, that the log has one line for.
+const FAILURES_BETWEEN_LINES: u32 = 100;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A peer that is gone without a word is noticed after three of these.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -256,14 +258,18 @@ fn on_event(
             }
             Event::Disconnected => tracing::warn!(url, "the connection to NATS is lost, connecting again"),
             Event::ClientError(error) => {
-                // Rarer and rarer: it is tried every few seconds for as long as it takes.
+                // Once, and then rarely: it is tried every few seconds for as long as it takes.
                 let failed = failures.fetch_add(1, Ordering::Relaxed) + 1;
-                if failed.is_power_of_two() {
+                if failed % FAILURES_BETWEEN_LINES == 1 {
                     match &error {
                         ClientError::Other(said) if *said == refused => {
                             tracing::warn!(url, failed, "{error}: {login_advice}; trying on");
                         }
-                        _ => tracing::warn!(url, failed, "NATS can't be reached, trying on: {error}"),
+                        _ => tracing::warn!(
+                            url,
+                            failed,
+                            "NATS can't be reached ({error}): start it, or correct nats.url; trying again until it is there"
+                        ),
                     }
                 }
             }

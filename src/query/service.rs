@@ -380,7 +380,7 @@ impl<P: Partitions, S: Store> Answerer<P, S> {
         // Without a subject that may be replied to, nobody would learn the answer.
         let reply = incoming.message().reply.as_ref();
         if !reply.is_some_and(|subject| self.options.subjects.may_reply_to(subject)) {
-            self.metrics.ignored(endpoint);
+            self.metrics.refused(endpoint, Code::Malformed.number());
             return;
         }
         match self.permit(asked, incoming.message().payload.len()) {

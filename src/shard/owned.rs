@@ -333,7 +333,8 @@ impl Owned {
     pub fn report(&self, now: Millis, unix_ms: i64) -> PartitionReport {
         let standing = self.partition.standing();
         let next = standing.applied.offset().map_or(0, |last| last.0 + 1);
-        let end = self.end_seen.map_or(0, |end| end.0);
+        // Records that were taken are newer than what was last said of the end.
+        let end = self.end_seen.max(Some(self.next())).map_or(0, |end| end.0);
         let oldest_ms = self
             .intake
             .oldest_timestamp_ms()

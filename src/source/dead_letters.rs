@@ -170,15 +170,10 @@ impl DeadLetters {
         };
         let key = letter.record.key.as_deref().unwrap_or_default();
         let key = String::from_utf8_lossy(&key[..key.len().min(SHOWN_KEY_BYTES_MAX)]);
-        let advice = if letter.reason == "misrouted" {
-            "; publishers that use librdkafka need partitioner=murmur2_random"
-        } else {
-            ""
-        };
         tracing::warn!(
             topic = self.settings.topic, partition = %letter.partition, offset = %letter.record.offset, %key,
             reason = letter.reason, left_out,
-            "a record can't be used and goes to {}: {}{advice}", self.topic, letter.detail
+            "a record can't be used and goes to {}: {}", self.topic, letter.detail
         );
     }
 }

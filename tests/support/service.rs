@@ -15,6 +15,9 @@ const LOG_TAIL_LINES: usize = 40;
 /// Draining has 10 s, answering 2 s more.
 const STOP_DEADLINE: Duration = Duration::from_secs(40);
 
+/// The first thing that an instance does is to listen.
+const LISTEN_DEADLINE: Duration = Duration::from_secs(30);
+
 /// Of records that can't be used.
 const EXPECTED_COMPLAINTS: &[&str] = &["a record can't be used"];
 
@@ -283,9 +286,16 @@ impl Service {
         series.sum()
     }
 
-    /// What `admin.listen` answers.
+    /// What `admin.listen` answers, once it is taken.
     pub fn page(&self, path: &str) -> String {
-        let mut connection = TcpStream::connect(&self.admin).unwrap();
+        let deadline = Instant::now() + LISTEN_DEADLINE;
+        let mut connection = loop {
+            match TcpStream::connect(&self.admin) {
+                Ok(connection) => break connection,
+                Err(error) => assert!(Instant::now() < deadline, "{}: {error}", self.admin),
+            }
+            thread::sleep(Duration::from_millis(10));
+        };
         connection
             .set_read_timeout(Some(Duration::from_secs(10)))
             .unwrap();

@@ -23,6 +23,9 @@ const REPEAT_AFTER: Duration = Duration::from_secs(30);
 /// Consumers and producers are given the same `stream.kafka.properties`, and each ignores what is for the other.
 const OTHER_CLIENTS_PROPERTY: &str = "property and will be ignored by this";
 
+/// A producer that asks for its number, which a broker that has just started does not give at once, asks again.
+const PRODUCER_NUMBER: (&str, &str) = ("GETPID", ": retrying");
+
 /// Logs what librdkafka says, each error once in a while. That a broker can't be reached is for [`SourceStats`] to say:
 /// each client says so itself, in several ways, with every attempt.
 #[derive(Default)]
@@ -38,7 +41,11 @@ const FACILITIES_OF_CONNECTIONS: [&str; 2] = ["FAIL", "REQTMOUT"];
 impl Log {
     fn line(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         use RDKafkaLogLevel as L;
-        if message.contains(OTHER_CLIENTS_PROPERTY) || FACILITIES_OF_CONNECTIONS.contains(&facility) {
+        let (producer_number, again) = PRODUCER_NUMBER;
+        let is_asked_again = facility == producer_number && message.ends_with(again);
+        let is_told_elsewhere =
+            message.contains(OTHER_CLIENTS_PROPERTY) || FACILITIES_OF_CONNECTIONS.contains(&facility);
+        if is_asked_again || is_told_elsewhere {
             return tracing::debug!(target: "librdkafka", facility, "{message}");
         }
         match level {
@@ -56,16 +63,41 @@ impl Log {
         }
         let code = error.to_string();
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(code.clone());
-        if is_of_connections(error) {
+        if is_of_connections(error) || error.rdkafka_error_code().is_some_and(is_forbidden) {
             return tracing::debug!(target: "librdkafka", reason, "{code}");
         }
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        logged.retain(|_, at| at.elapsed() < REPEAT_AFTER);
-        if let Entry::Vacant(entry) = logged.entry(code) {
-            tracing::warn!(target: "librdkafka", reason, "{}", entry.key());
-            entry.insert(Instant::now());
+        if self.is_new(&code) {
+            tracing::warn!(target: "librdkafka", reason, "{code}");
         }
     }
+
+    /// Says that the broker refuses us what it had allowed before.
+    pub fn forbidden(&self, what: &str, code: RDKafkaErrorCode) {
+        if self.is_new(what) {
+            tracing::warn!("{what}: {code}; trying again until it is allowed");
+        }
+    }
+
+    /// Whether this was not logged a while ago.
+    fn is_new(&self, said: &str) -> bool {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        logged.retain(|_, at| at.elapsed() < REPEAT_AFTER);
+        match logged.entry(said.to_owned()) {
+            Entry::Vacant(entry) => {
+                entry.insert(Instant::now());
+                true
+            }
+            Entry::Occupied(_) => false,
+        }
+    }
+}
+
+/// What comes of these is said where they are met: the same error comes by a call as well, with what it was for.
+fn is_forbidden(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::GroupAuthorizationFailed | RDKafkaErrorCode::TopicAuthorizationFailed
+    )
 }
 
 fn is_of_connections(error: &KafkaError) -> bool {
@@ -155,7 +187,7 @@ impl ConsumerContext for AskContext {}
 
 /// Of the client that reads.
 pub(super) struct FetcherContext {
-    log: Log,
+    pub log: Log,
     stats: Arc<SourceStats>,
 }
 
@@ -225,7 +257,7 @@ pub(super) struct Looked {
 /// some partitions before it gives them back could not read the others meanwhile. So the member always answers with
 /// an empty list, at once to an assignment and after draining to a revocation, and another client reads.
 pub(super) struct MemberContext {
-    log: Log,
+    pub log: Log,
     events: Sender<GroupEvent>,
     closing: AtomicBool,
     losses: AtomicU64,

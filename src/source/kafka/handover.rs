@@ -15,6 +15,7 @@ use super::lifecycle::{Event, Phase};
 use super::locate::offset_after;
 use super::owned::Owned;
 use super::reader::Reader;
+use super::timings::GivingBack;
 use crate::model::ids::{LogPosition, PartitionId};
 use crate::source::{Confirmed, Owners};
 use crate::store::Store;
@@ -39,6 +40,7 @@ pub(super) struct Handover {
     drain_at: Option<Instant>,
     give_back_at: Option<Instant>,
     commit: Commit,
+    timings: GivingBack,
 }
 
 enum Commit {
@@ -59,6 +61,7 @@ impl Handover {
             drain_at: Some(now + GIVE_BACK_PAUSE - DRAIN_AHEAD),
             give_back_at: Some(now + GIVE_BACK_PAUSE),
             commit: Commit::NotSent,
+            timings: GivingBack::new(),
         }
     }
 
@@ -70,6 +73,7 @@ impl Handover {
             drain_at: None,
             give_back_at: None,
             commit: Commit::NotSent,
+            timings: GivingBack::new(),
         }
     }
 }
@@ -150,6 +154,7 @@ impl<O: Owners, S: Store> Reader<O, S> {
         if draining {
             return false;
         }
+        handover.timings.drained(now);
         match &handover.commit {
             Commit::NotSent => {
                 let offsets = self.last_offsets(&handover.partitions);
@@ -164,6 +169,7 @@ impl<O: Owners, S: Store> Reader<O, S> {
             Commit::Sent { at, .. } if now.duration_since(*at) < COMMIT_WAIT => return false,
             Commit::Sent { .. } | Commit::Answered => {}
         }
+        handover.timings.committed(now);
         handover.give_back_at.is_none_or(|at| now >= at || self.stopping)
     }
 
@@ -178,6 +184,7 @@ impl<O: Owners, S: Store> Reader<O, S> {
         if handover.for_group {
             give_back(&self.member);
         }
+        handover.timings.log(&self.topic, &handover.partitions);
     }
 
     /// What is durable of drained partitions, as the offset that comes next. Where the deadline has passed before

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
@@ -175,8 +175,12 @@ pub(super) struct Locator<S> {
 }
 
 impl<S: Store> Locator<S> {
-    /// Where a partition that was just assigned begins.
-    pub async fn locate(&self, partition: PartitionId) -> Result<Start, Refusal> {
+    /// Where a partition that was just assigned begins. `loaded_at`: when the store had told the position.
+    pub async fn locate(
+        &self,
+        partition: PartitionId,
+        loaded_at: &mut Option<Instant>,
+    ) -> Result<Start, Refusal> {
         if partition.0 >= self.stream.partition_count {
             return Err(Refusal::PartitionCount {
                 stored: self.stream.partition_count,
@@ -184,6 +188,7 @@ impl<S: Store> Locator<S> {
             });
         }
         let stored = self.stored(partition).await?;
+        *loaded_at = Some(Instant::now());
         decide(&self.stream, stored.as_ref(), self.bounds(partition).await)
     }
 

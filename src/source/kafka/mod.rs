@@ -22,6 +22,7 @@ mod prepare;
 mod reader;
 mod reading;
 mod settings;
+mod timings;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -90,6 +91,9 @@ pub enum SourceFailure {
         /// The last record applied.
         applied: LogPosition,
     },
+    /// The brokers do not let us read, and never did.
+    #[error("{0}")]
+    Forbidden(String),
     /// librdkafka gave up.
     #[error("{0}")]
     Fatal(String),
@@ -167,6 +171,7 @@ impl KafkaSource {
             handovers: Vec::new(),
             commits: Commits::new(settings),
             membership,
+            assignments: Vec::new(),
             stopping: false,
             asking_ends: None,
             end_rounds: 0,

@@ -15,6 +15,8 @@ use super::settings::{KafkaSettings, not_taken};
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often to look meanwhile whether an answer is still to be expected.
 const ASK_STEP: Duration = Duration::from_secs(1);
+/// How much librdkafka may have to say in that time.
+const NEWS_MAX: u32 = 64;
 /// How long the broker may take to create a topic.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long it may take until a new topic can be used.
@@ -187,7 +189,10 @@ fn ask(asker: &BaseConsumer<AskContext>, topic: &str) -> KafkaResult<Metadata> {
     loop {
         let asked = asker.fetch_metadata(Some(topic), ASK_STEP);
         // What it has to say of its connections it only says where it is polled.
-        while asker.poll(Duration::ZERO).is_some() {}
+        // A poll takes one thing, and comes back with nothing after it all the same.
+        for _ in 0..NEWS_MAX {
+            let _ = asker.poll(Duration::ZERO);
+        }
         match asked {
             Err(KafkaError::MetadataFetch(
                 RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::OperationTimedOut,
@@ -216,7 +221,9 @@ fn refused(topic: &str, doing: &str, code: RDKafkaErrorCode, settings: &KafkaSet
         C::InvalidPartitions => format!("stream.kafka.partitions is {partitions}: at least 1"),
         C::InvalidTopic => "correct stream.kafka.topic: letters, digits, '.', '_' and '-'".to_owned(),
         C::TopicAuthorizationFailed | C::ClusterAuthorizationFailed => {
-            "allow our user to describe and create it, or create it by hand with retention.ms=-1".to_owned()
+            "allow our user to describe and create it, or create it by hand with retention.ms=-1 and allow our user to \
+             describe it"
+                .to_owned()
         }
         C::PolicyViolation => {
             "the broker's policy forbids it: create it by hand with retention.ms=-1".to_owned()
@@ -226,5 +233,7 @@ fn refused(topic: &str, doing: &str, code: RDKafkaErrorCode, settings: &KafkaSet
         }
         _ => "create it by hand with retention.ms=-1".to_owned(),
     };
-    PrepareError::Misconfigured(format!("can't {doing} the topic {topic:?} ({code}): {advice}"))
+    PrepareError::Misconfigured(format!(
+        "can't {doing} the topic {topic:?} ({code}), which stream.kafka.topic asks for: {advice}"
+    ))
 }

@@ -1,11 +1,12 @@
 //! The thread that polls: what it does in turn, and what becomes of a partition.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -16,6 +17,7 @@ use super::lifecycle::{self, Action, Event, Phase};
 use super::locate::{Locator, Refusal, Start};
 use super::membership::Membership;
 use super::owned::Owned;
+use super::timings::{Assignment, list};
 use super::{SourceFailure, SourceStats};
 use crate::model::ids::{Offset, PartitionId};
 use crate::source::{Owners, Stuck};
@@ -36,6 +38,8 @@ pub(super) const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 pub(super) struct Located {
     partition: PartitionId,
     assignment: u64,
+    /// When the store had told the position.
+    loaded_at: Option<Instant>,
     result: Result<Start, Refusal>,
 }
 
@@ -60,6 +64,8 @@ pub(super) struct Reader<O, S> {
     pub handovers: Vec<Handover>,
     pub commits: Commits,
     pub membership: Membership,
+    /// Those whose partitions are not all read yet.
+    pub assignments: Vec<Assignment>,
     pub stopping: bool,
     pub asking_ends: Option<JoinHandle<()>>,
     /// How often ends were asked for.
@@ -94,6 +100,7 @@ impl<O: Owners, S: Store> Reader<O, S> {
             }
             self.serve_owners(now);
             self.serve_handovers(now);
+            self.serve_assignments(now);
             if self.stopping && self.handovers.is_empty() {
                 break;
             }
@@ -214,11 +221,12 @@ impl<O: Owners, S: Store> Reader<O, S> {
 
     fn serve_group(&mut self, now: Instant) {
         for _ in 0..GROUP_POLLS_MAX {
-            if let Some(Err(KafkaError::MessageConsumptionFatal(code))) = self.member.poll(Duration::ZERO) {
-                self.fail(SourceFailure::Fatal(format!(
-                    "the group {:?}: {code}",
-                    self.commits.group
-                )));
+            match self.member.poll(Duration::ZERO) {
+                Some(Err(KafkaError::MessageConsumptionFatal(code))) => self.fail(SourceFailure::Fatal(
+                    format!("the group {:?}: {code}", self.commits.group),
+                )),
+                Some(Err(KafkaError::MessageConsumption(code))) => self.group_trouble(code),
+                _ => {}
             }
         }
         while let Ok(event) = self.group.try_recv() {
@@ -239,12 +247,34 @@ impl<O: Owners, S: Store> Reader<O, S> {
         }
     }
 
+    /// Later on the broker may let us in again, and meanwhile what is owned is answered for.
+    fn group_trouble(&self, code: RDKafkaErrorCode) {
+        if code != RDKafkaErrorCode::GroupAuthorizationFailed {
+            return;
+        }
+        if self.stats.assigned.load(Ordering::Relaxed) > 0 {
+            let log = &self.member.context().log;
+            log.forbidden("Kafka does not let us be in the group any more", code);
+        } else {
+            self.fail(SourceFailure::Forbidden(format!(
+                "Kafka does not let us join the group {:?} ({code}): allow our user to read it, or correct \
+                 stream.kafka.group",
+                self.commits.group
+            )));
+        }
+    }
+
     fn assigned(&mut self, partitions: &[PartitionId]) {
         if self.stopping || partitions.is_empty() {
             return;
         }
-        tracing::info!(topic = &*self.topic, ?partitions, "assigned");
+        tracing::debug!(
+            topic = &*self.topic,
+            partitions = list(partitions),
+            "the group gives partitions"
+        );
         self.stats.rebalanced(&self.stats.assigned);
+        let mut assignment = Assignment::new();
         for partition in partitions {
             let index = partition.0 as usize;
             if self.partitions.len() <= index {
@@ -252,16 +282,29 @@ impl<O: Owners, S: Store> Reader<O, S> {
             }
             self.next_assignment += 1;
             self.partitions[index] = Some(Box::new(Owned::new(*partition, self.next_assignment)));
+            assignment.add(*partition, self.next_assignment);
             self.locate(*partition);
         }
+        self.assignments.push(assignment);
     }
 
     fn revoked(&mut self, partitions: Vec<PartitionId>, lost: bool, now: Instant) {
-        tracing::info!(topic = &*self.topic, ?partitions, lost, "revoked");
+        tracing::debug!(
+            topic = &*self.topic,
+            partitions = list(&partitions),
+            lost,
+            "the group takes partitions"
+        );
         if lost {
             self.stats.rebalanced(&self.stats.lost);
             self.membership.lost();
             self.owners.confirmed(None);
+            tracing::warn!(
+                topic = &*self.topic,
+                partitions = list(&partitions),
+                "lost: the group has given these to others, since it had heard nothing of this member for the time of its \
+                 session (session.timeout.ms); what was not written is applied there"
+            );
             for partition in partitions {
                 self.apply(partition, Event::Lost);
             }
@@ -277,7 +320,11 @@ impl<O: Owners, S: Store> Reader<O, S> {
         }
         self.stopping = true;
         let partitions = self.those(|_| true);
-        tracing::info!(topic = &*self.topic, ?partitions, "draining before the end");
+        tracing::debug!(
+            topic = &*self.topic,
+            partitions = list(&partitions),
+            "draining before the end"
+        );
         for partition in &partitions {
             self.apply(*partition, Event::Revoked);
         }
@@ -321,8 +368,9 @@ impl<O: Owners, S: Store> Reader<O, S> {
             self.owners.assigning(partition, true);
         }
         let task = self.runtime.spawn(async move {
+            let mut loaded_at = None;
             let result = if first {
-                locator.locate(partition).await
+                locator.locate(partition, &mut loaded_at).await
             } else {
                 locator.check(partition, next).await
             };
@@ -330,6 +378,7 @@ impl<O: Owners, S: Store> Reader<O, S> {
             let _ = tell.send(Located {
                 partition,
                 assignment,
+                loaded_at,
                 result,
             });
         });
@@ -341,9 +390,13 @@ impl<O: Owners, S: Store> Reader<O, S> {
         Located {
             partition,
             assignment,
+            loaded_at,
             result,
         }: Located,
     ) {
+        for open in &mut self.assignments {
+            open.located(assignment, loaded_at);
+        }
         let Some(owned) = self
             .owned(partition)
             .filter(|owned| owned.assignment == assignment)
@@ -364,10 +417,10 @@ impl<O: Owners, S: Store> Reader<O, S> {
         }
     }
 
-    /// Says that the process can't go on like this.
+    /// Says that the process can't go on like this. The first failure ends it and is in its log; what follows from it, such
+    /// as the same for other partitions, would only hide it there.
     pub fn fail(&self, failure: SourceFailure) {
-        tracing::error!("{failure}");
-        // The first one ends the process; further ones are in the log.
+        tracing::debug!("{failure}");
         let _ = self.failures.try_send(failure);
     }
 

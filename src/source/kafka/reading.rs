@@ -114,6 +114,19 @@ impl<O: Owners, S: Store> Reader<O, S> {
                     error: code.to_string(),
                 });
             }
+            KafkaError::MessageConsumption(code @ RDKafkaErrorCode::TopicAuthorizationFailed)
+                if !self.has_read_nothing() =>
+            {
+                let log = &self.fetcher.context().log;
+                log.forbidden("Kafka does not let us read the topic any more", *code);
+            }
+            KafkaError::MessageConsumption(code @ RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                self.fail(SourceFailure::Forbidden(format!(
+                    "Kafka does not let us read the topic {:?} ({code}): allow our user to read it, or correct \
+                     stream.kafka.topic",
+                    self.topic
+                )));
+            }
             KafkaError::MessageConsumptionFatal(code) => {
                 self.fail(SourceFailure::Fatal(format!(
                     "reading the topic {:?}: {code}",
@@ -123,6 +136,12 @@ impl<O: Owners, S: Store> Reader<O, S> {
             // Passing; logged where librdkafka tells it.
             _ => {}
         }
+    }
+
+    /// Nothing since the partitions came: who was let in once may be let in again.
+    fn has_read_nothing(&self) -> bool {
+        self.all()
+            .all(|owned| !owned.at_end && owned.start.is_none_or(|start| start.next == owned.next))
     }
 
     /// rdkafka doesn't say which partition an error belongs to, so all begin again from where they are.

@@ -21,6 +21,8 @@ use crate::config::handshake_advice;
 
 use super::{CONNECT_TIMEOUT_MS, CassandraConfig, KEEPALIVE_MS, REQUEST_TIMEOUT_MS, SCHEMA_TIMEOUT_MS, tls};
 
+/// What to do where no node answers.
+const AWAY_ADVICE: &str = "start it, or correct store.cassandra.nodes";
 /// The longest name of a keyspace that Cassandra takes.
 const KEYSPACE_CHARS_MAX: usize = 48;
 
@@ -54,7 +56,9 @@ pub(super) async fn session(config: &CassandraConfig) -> Result<Session, Connect
         .await
         .map_err(|_| {
             let waited_s = CONNECT_TIMEOUT_MS / 1000;
-            ConnectError::Unavailable(format!("the store at {nodes} did not answer within {waited_s} s"))
+            ConnectError::Unavailable(format!(
+                "the store at {nodes} did not answer within {waited_s} s: {AWAY_ADVICE}"
+            ))
         })?
         .map_err(|error| refused(&nodes, &error))?;
     check_datacenter(&session, config)?;
@@ -140,7 +144,7 @@ fn refused(nodes: &str, error: &NewSessionError) -> ConnectError {
         NewSessionError::MetadataError(MetadataError::ConnectionPoolError(ConnectionPoolError::Broken {
             last_connection_error,
         })) => last_connection_error,
-        _ => return ConnectError::Unavailable(line),
+        _ => return ConnectError::Unavailable(format!("{line}: {AWAY_ADVICE}")),
     };
     if let Some(advice) = broken_by(error).and_then(|cause| handshake_advice("store.cassandra", cause)) {
         return ConnectError::Final(format!("can't connect to the store at {nodes}: {advice}"));
@@ -159,7 +163,7 @@ fn refused(nodes: &str, error: &NewSessionError) -> ConnectError {
                  do not take our certificate (store.cassandra.tls_cert and tls_key)"
             )),
         },
-        _ => ConnectError::Unavailable(line),
+        _ => ConnectError::Unavailable(format!("{line}: {AWAY_ADVICE}")),
     }
 }
 

@@ -120,7 +120,8 @@ async fn texts(
 }
 
 fn failed(text: &str, error: &ExecutionError, setting: &str) -> ConnectError {
-    let line = format!("the store can't run `{text}`: {error}");
+    let statement = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = format!("the store can't run `{statement}`: {error}");
     match error {
         ExecutionError::LastAttemptError(attempt) if is_final(attempt) => ConnectError::Final(format!(
             "{line}; check {setting} and the grants of store.cassandra.username"
