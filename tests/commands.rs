@@ -130,6 +130,17 @@ fn what_was_published_is_shown_as_tables_and_as_json() {
     assert_eq!(table[1][..7], ["42", "1", "1", "1", "0", "1000", "-"]);
     assert_eq!(table[2][..7], ["99", "0", "0", "0", "0", "0", "-"]);
     let position = table[1][7];
+    let explained = run("explain", &["8", "42"]);
+    for part in [
+        "User 8 in channel 42: 1 unread",
+        "by name 1 in all",
+        "The row of the channel",
+    ] {
+        assert!(explained.stdout.contains(part), "{explained:?}");
+    }
+    let explained = parsed(&run("explain", &["8", "42", "--json"]));
+    assert_eq!(explained["readState"]["unreadCount"], 1);
+    assert_eq!(explained["facts"]["counted.mentions_by_name"], "1");
     let after = run("get", &["8", "42", "--partial", "--after", position, "--json"]);
     let state = &parsed(&after)["readStates"][0];
     let at = &state["position"];

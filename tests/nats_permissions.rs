@@ -114,6 +114,9 @@ async fn the_example_permissions_are_enough_and_no_more() {
         assert_eq!(caller.get(&request).await.unwrap().len(), keys.len());
         let overview = caller.overview(&everything).await.unwrap();
         assert_eq!(overview.read_states.len(), keys.len());
+        let (subject, key) = (caller.subjects.explain(), v1::Key::from(keys[0]));
+        let explained: v1::ExplainReply = caller.ask(&subject, &key).await.unwrap();
+        assert!(!explained.lines.is_empty());
     }
     let status = caller.subjects.status();
     assert_eq!(caller.gather(&status, b"").await.len(), 2);
@@ -157,6 +160,7 @@ async fn callers_can_do_nothing_else(caller: &support::callers::Caller, refused:
     for subject in [
         "readstates.internal.v1.partition.3.stamp",
         "readstates.internal.v1.partition.3.overview",
+        "readstates.internal.v1.partition.3.explain",
         "_INBOX.of.someone",
         "$SRV.PING",
         "$JS.API.STREAM.NAMES",

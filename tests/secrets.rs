@@ -86,16 +86,26 @@ fn check_running(deployment: &Deployment, service: &mut Service, secrets: &[Stri
     wait_for("an answer", DEADLINE, || {
         service.assert_runs();
         let asked = deployment.run("get", &["8", "1", "--json"], &[]);
-        let said = [asked.stdout, asked.stderr].concat();
-        check_clean("get", &String::from_utf8_lossy(&said), secrets);
-        asked.status.success()
+        check_clean("get", &format!("{asked:?}"), secrets);
+        asked.status == Some(0)
     });
+    for (command, arguments) in [
+        ("overview", &["8"][..]),
+        ("explain", &["8", "1"]),
+        ("lag", &[]),
+        ("serve", &["--print-config"]),
+    ] {
+        let said = deployment.run(command, arguments, &[]);
+        assert_eq!(said.status, Some(0), "{command}: {said:?}");
+        assert!(!said.stdout.is_empty());
+        check_clean(command, &format!("{said:?}"), secrets);
+    }
     let event = r#"{"channelId":"1","messageCreated":{"messageId":"9","authorId":"7"}}"#;
     check_clean("publish", &deployment.publish(event.as_bytes()), secrets);
     // An error reply.
     let asked = deployment.run("get", &["0", "0"], &[]);
-    assert!(!asked.status.success());
-    check_clean("an error", &String::from_utf8_lossy(&asked.stderr), secrets);
+    assert_eq!(asked.status, Some(2));
+    check_clean("an error", &asked.stderr, secrets);
     for page in ["/", "/metrics", "/healthz", "/readyz", "/nothing"] {
         check_clean(page, &service.page(page), secrets);
     }
@@ -246,11 +256,9 @@ fn no_secret_gets_out_of_what_is_refused() {
             &format!("-----BEGIN PRIVATE KEY----- {MISPLACED}"),
         ),
     ] {
-        let ended = deployment.run("serve", &[], &[(name, value.to_owned())]);
-        let said = [ended.stdout, ended.stderr].concat();
-        let said = String::from_utf8_lossy(&said);
-        assert_eq!(ended.status.code(), Some(2), "{name}: {said}");
-        check_clean(name, &said, std::slice::from_ref(&seed));
+        let ended = deployment.run_with("serve", &[], &[(name, value.to_owned())]);
+        assert_eq!(ended.status, Some(2), "{name}: {ended:?}");
+        check_clean(name, &format!("{ended:?}"), std::slice::from_ref(&seed));
     }
     // librdkafka knows nothing of these, and says so.
     for name in [
@@ -260,11 +268,10 @@ fn no_secret_gets_out_of_what_is_refused() {
         "ssl.truststore.password",
     ] {
         let key = format!("stream.kafka.properties.{name}");
-        let ended = deployment.run("publish", &[], &[(key.as_str(), MISPLACED.to_owned())]);
-        let said = String::from_utf8_lossy(&ended.stderr);
-        assert_eq!(ended.status.code(), Some(2), "{said}");
-        assert!(said.contains(name), "{said}");
-        check_clean(name, &said, &[]);
+        let ended = deployment.run_with("publish", &[], &[(key.as_str(), MISPLACED.to_owned())]);
+        assert_eq!(ended.status, Some(2), "{ended:?}");
+        assert!(ended.stderr.contains(name), "{ended:?}");
+        check_clean(name, &format!("{ended:?}"), &[]);
     }
 }
 

@@ -59,7 +59,7 @@ fn shown(path: &Path) -> String {
 /// Asks for a count by the command.
 fn count(deployment: &Deployment, channel: u64) -> Option<u64> {
     let asked = deployment.run("get", &["8", &channel.to_string(), "--json"], &[]);
-    let reply: serde_json::Value = serde_json::from_slice(&asked.stdout).ok()?;
+    let reply: serde_json::Value = serde_json::from_str(&asked.stdout).ok()?;
     reply["readStates"][0]["unreadCount"].as_u64()
 }
 
@@ -103,7 +103,7 @@ fn check_told(deployment: &Deployment, said: &str) {
 /// The same of a command.
 fn check_command_refused(deployment: &Deployment, command: &str, arguments: &[&str], said: &[&str]) {
     let ended = deployment.run(command, arguments, &[]);
-    check_one_line(ended.status.code(), &String::from_utf8_lossy(&ended.stderr), said);
+    check_one_line(ended.status, &ended.stderr, said);
 }
 
 fn check_one_line(code: Option<i32>, log: &str, said: &[&str]) {

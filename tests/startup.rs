@@ -521,11 +521,11 @@ fn addresses_that_cannot_work_are_refused() {
             ],
         ),
     ] {
-        let ended = base.run("serve", &[], more);
-        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        let ended = base.run_with("serve", &[], more);
+        let said = ended.stderr;
         println!("{said}");
         assert_eq!(
-            (ended.status.code(), said.lines().count()),
+            (ended.status, said.lines().count()),
             (Some(2), words.len()),
             "{said}"
         );

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -94,40 +94,14 @@ impl Deployment {
         }
     }
 
-    /// Runs a command to its end, with nothing to read.
-    pub fn run(&self, command: &str, arguments: &[&str], more: &[(&str, String)]) -> Output {
-        let mut command = self.command(command, more);
-        command
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        spawn(command).wait_with_output().unwrap()
-    }
-
     /// Publishes lines of JSON by the command, and returns what it said about it.
     ///
     /// # Panics
     /// If it does not end with status 0.
     pub fn publish(&self, lines: &[u8]) -> String {
-        let mut command = self.command("publish", &[]);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut process = spawn(command);
-        let mut input = process.stdin.take().unwrap();
-        // A publisher that ended early says why below.
-        let written = input.write_all(lines);
-        drop(input);
-        let output = process.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(
-            output.status.success() && written.is_ok(),
-            "publish: {} {said}",
-            output.status
-        );
-        said
+        let said = self.run("publish", &[], lines);
+        assert_eq!(said.status, Some(0), "publish: {}", said.stderr);
+        said.stderr
     }
 }
 
@@ -142,30 +116,43 @@ pub struct Said {
 impl Deployment {
     /// Runs any command with these arguments and this input, and waits until it has ended.
     pub fn run(&self, command: &str, arguments: &[&str], input: &[u8]) -> Said {
-        let mut started = self.start(command, arguments);
-        let mut stdin = started.stdin.take().unwrap();
-        let input = input.to_vec();
-        // A command that does not read its input is no failure.
-        let writing = thread::spawn(move || drop(stdin.write_all(&input)));
-        let output = started.wait_with_output().unwrap();
-        writing.join().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Said {
-            status: output.status.code(),
-            stdout: text(&output.stdout),
-            stderr: text(&output.stderr),
-        }
+        end(self.start(command, arguments), input)
+    }
+
+    /// The same with further settings.
+    pub fn run_with(&self, command: &str, arguments: &[&str], more: &[(&str, String)]) -> Said {
+        end(self.start_with(command, arguments, more), b"")
     }
 
     /// Starts any command with pipes to and from it.
     pub fn start(&self, command: &str, arguments: &[&str]) -> Child {
-        let mut started = self.command(command, &[]);
+        self.start_with(command, arguments, &[])
+    }
+
+    fn start_with(&self, command: &str, arguments: &[&str], more: &[(&str, String)]) -> Child {
+        let mut started = self.command(command, more);
         started
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         spawn(started)
+    }
+}
+
+/// Feeds a command, and waits until it has ended.
+fn end(mut started: Child, input: &[u8]) -> Said {
+    let mut stdin = started.stdin.take().unwrap();
+    let input = input.to_vec();
+    // A command that does not read its input is no failure.
+    let writing = thread::spawn(move || drop(stdin.write_all(&input)));
+    let output = started.wait_with_output().unwrap();
+    writing.join().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Said {
+        status: output.status.code(),
+        stdout: text(&output.stdout),
+        stderr: text(&output.stderr),
     }
 }
 
