@@ -381,7 +381,8 @@ impl<O: Owners, S: Store> Reader<O, S> {
         }
         if !self.commits.failing {
             tracing::warn!(topic = &*self.topic, group = self.commits.group, %error,
-                "can't commit to the group: lag tools that ask Kafka show old numbers; nothing else depends on it");
+                "can't commit to the group: lag tools that ask Kafka show old numbers, and membership has to be proved by \
+                 asking for the group's members, so answers take some 50 ms longer");
         }
         self.commits.failing = true;
     }
