@@ -379,6 +379,11 @@ impl<O: Owners, S: Store> Reader<O, S> {
         {
             return tracing::debug!(topic = &*self.topic, %error, "not committed: the group is being rebalanced");
         }
+        // Who may not read may not commit either, and reading says so.
+        let is_forbidden = error.rdkafka_error_code() == Some(C::TopicAuthorizationFailed);
+        if is_forbidden && self.has_read_nothing() {
+            return;
+        }
         if !self.commits.failing {
             tracing::warn!(topic = &*self.topic, group = self.commits.group, %error,
                 "can't commit to the group: lag tools that ask Kafka show old numbers, and membership has to be proved by \

@@ -139,7 +139,7 @@ impl<O: Owners, S: Store> Reader<O, S> {
     }
 
     /// Nothing since the partitions came: who was let in once may be let in again.
-    fn has_read_nothing(&self) -> bool {
+    pub fn has_read_nothing(&self) -> bool {
         self.all()
             .all(|owned| !owned.at_end && owned.start.is_none_or(|start| start.next == owned.next))
     }
