@@ -6,40 +6,18 @@ mod support;
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::servers::{Cassandra, Kafka, Nats, wait_for};
+use support::servers::{self, wait_for};
 use support::service::{Deployment, Said, Service};
 
 const PARTITIONS: u32 = 4;
 /// A service starts within seconds on an idle machine.
 const LIVE_DEADLINE: Duration = Duration::from_secs(90);
 
-struct Servers {
-    kafka: Kafka,
-    cassandra: Cassandra,
-    nats: Nats,
-}
-
-fn servers() -> &'static Servers {
-    static SERVERS: OnceLock<Servers> = OnceLock::new();
-    SERVERS.get_or_init(|| {
-        std::thread::scope(|scope| {
-            let kafka = scope.spawn(Kafka::start);
-            let cassandra = scope.spawn(Cassandra::start);
-            Servers {
-                nats: Nats::start(),
-                kafka: kafka.join().unwrap(),
-                cassandra: cassandra.join().unwrap(),
-            }
-        })
-    })
-}
-
 fn deployment(name: &str) -> Deployment {
-    let servers = servers();
+    let servers = servers::shared();
     Deployment {
         name: name.to_owned(),
         brokers: servers.kafka.url(),

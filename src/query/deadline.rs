@@ -6,7 +6,7 @@ use async_nats::HeaderMap;
 use tokio::time::Instant;
 
 use super::error::QueryError;
-use super::service::find;
+use super::request::find;
 use crate::wire::headers;
 
 /// Callers that would wait longer are answered after this: a question that waits takes up room.

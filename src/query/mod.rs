@@ -12,6 +12,7 @@ mod get;
 mod internal;
 mod overview;
 mod owner;
+mod request;
 mod service;
 mod status;
 mod subjects;

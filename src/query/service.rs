@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::service::endpoint::Endpoint as NatsEndpoint;
 use async_nats::service::{Request as NatsRequest, Service, ServiceExt, error::Error as NatsServiceError};
-use async_nats::{Client, HeaderMap, HeaderValue, Message, Subscriber};
+use async_nats::{Client, HeaderMap, Message, Subscriber};
 use futures::StreamExt;
 use prost::{Message as _, Name};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -19,6 +19,7 @@ use super::get::{GetLimits, get, partition_get};
 use super::internal::{HandOver, wire};
 use super::overview::overview;
 use super::owner::{Owners, Question, TakeStamp};
+use super::request::decode;
 use super::subjects::Subjects;
 use super::{Partitions, status};
 use crate::model::ids::PartitionId;
@@ -26,20 +27,13 @@ use crate::ops::metrics::{QueryEndpoint, QueryMetrics};
 use crate::store::Store;
 use crate::wire::headers;
 use crate::wire::partitioner::partition_of;
-use crate::wire::query::{Form, decode_request, encode_reply};
+use crate::wire::query::{Form, encode_reply};
 
 /// How many requests are worked on at once, of callers, and again of other instances: these must not wait for those,
 /// or two instances that are full would wait for each other.
 pub const REQUESTS_IN_WORK_MAX: usize = 4096;
 /// A request of more than this counts as several, so all requests in work have 64 MiB at most.
 const REQUEST_BYTES_PER_PERMIT: usize = 16 * 1024;
-/// What JSON takes for one key, with spaces for people. Much more than is needed for all keys that are allowed is not even
-/// read: it would take a hundred times its size.
-const JSON_KEY_BYTES_MAX: usize = 256;
-/// The same for one position in `after`.
-const JSON_POSITION_BYTES_MAX: usize = 128;
-/// The same for everything else.
-const JSON_OTHER_BYTES_MAX: usize = 64 * 1024;
 /// The name of the service and of its queue group.
 const NAME: &str = "readstates";
 /// What headers may add to a payload.
@@ -517,43 +511,4 @@ impl<P: Partitions, S: Store> Answerer<P, S> {
             keys_max: self.options.keys_max,
         }
     }
-}
-
-fn decode<T: prost::Message + Name + Default>(
-    message: &Message,
-    limits: GetLimits,
-) -> Result<(T, Form), QueryError> {
-    let content_type = message
-        .headers
-        .as_ref()
-        .and_then(|headers| find(headers, headers::CONTENT_TYPE));
-    let json = content_type.is_some_and(|value| headers::is_json_content_type(value.as_ref()));
-    let (bytes, bytes_max) = (message.payload.len(), json_bytes_max(limits));
-    if bytes > bytes_max && Form::of_request(&message.payload, json) == Form::Json {
-        // Looked through without keeping any of it.
-        if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&message.payload) {
-            return Err(QueryError::malformed(format_args!("this is no JSON: {error}")));
-        }
-        return Err(QueryError::new(
-            Code::TooLarge,
-            format_args!("{bytes} bytes of JSON: at most {bytes_max} are allowed, ask for less at a time"),
-        ));
-    }
-    decode_request(&message.payload, json).map_err(QueryError::malformed)
-}
-
-/// The first value of a header, whose name may be in capitals: NATS tells them apart, and many libraries write names as
-/// HTTP does.
-pub(super) fn find<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a HeaderValue> {
-    headers.get(name).or_else(|| {
-        let mut all = headers.iter();
-        all.find(|(other, _)| AsRef::<str>::as_ref(*other).eq_ignore_ascii_case(name))
-            .and_then(|(_, values)| values.first())
-    })
-}
-
-fn json_bytes_max(limits: GetLimits) -> usize {
-    let positions = limits.partition_count as usize * JSON_POSITION_BYTES_MAX;
-    let keys = limits.keys_max.saturating_mul(JSON_KEY_BYTES_MAX);
-    keys.saturating_add(positions + JSON_OTHER_BYTES_MAX)
 }

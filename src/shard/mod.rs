@@ -8,6 +8,7 @@ mod effects;
 mod intake;
 mod owned;
 mod progress;
+mod report;
 pub mod retry;
 mod rollback;
 mod worker;
@@ -23,7 +24,7 @@ use tokio::sync::{oneshot, watch};
 use self::confirmation::Confirmation;
 use crate::model::ids::{LogPosition, Offset, PartitionId, ReadStateKey};
 use crate::partition::io::{Answer, Failure, Input, Reply, Stamp};
-use crate::partition::{Counters, Settings, Share};
+use crate::partition::{Settings, Share};
 use crate::query::{Partitions, Status, Statuses, Unanswered, UserRows};
 use crate::source::{Confirmed, DeadLetter, Owners, RecordBatch, Stuck};
 use crate::store::Store;
@@ -31,6 +32,7 @@ use crate::wire::record::RecordLimits;
 use rollback::Witness;
 
 pub use progress::STUCK_AFTER;
+pub use report::{PartitionReport, Report, Totals};
 
 /// Records of one partition that wait to be taken; above, no more are accepted.
 const QUEUED_RECORDS_MAX: usize = 8192;
@@ -126,54 +128,6 @@ enum Asked {
         rows: UserRows,
         timeout: Duration,
     },
-}
-
-/// How the partitions are, and what was counted.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// Each owned partition, ascending.
-    pub partitions: Vec<PartitionReport>,
-    /// All partitions together, those that were given up too.
-    pub totals: Totals,
-}
-
-/// How one partition is.
-#[derive(Clone, Debug)]
-pub struct PartitionReport {
-    /// For people and gauges.
-    pub status: Status,
-    /// Why its records are kept back, if they are.
-    pub paused: Option<&'static str>,
-}
-
-/// What was counted since the start.
-#[derive(Clone, Debug, Default)]
-pub struct Totals {
-    /// By the partitions.
-    pub counters: Counters,
-    /// Dead letters, by reason: undecodable, invalid, misrouted.
-    pub dead_letters: [u64; 3],
-}
-
-impl PartitionReport {
-    /// Of a partition of which nothing is known yet.
-    fn assigning(partition: PartitionId) -> Self {
-        let status = Status {
-            partition,
-            phase: "assigning",
-            ..Status::default()
-        };
-        PartitionReport { status, paused: None }
-    }
-}
-
-impl Totals {
-    fn add(&mut self, other: &Totals) {
-        self.counters.add(&other.counters);
-        for (sum, count) in self.dead_letters.iter_mut().zip(other.dead_letters) {
-            *sum += count;
-        }
-    }
 }
 
 impl Shards {

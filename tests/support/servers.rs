@@ -76,6 +76,29 @@ server! {
     Nats, Kind { name: "nats", ports: 1, scheme: "nats://" }
 }
 
+/// One of each, which the tests of a binary share.
+pub struct Servers {
+    pub kafka: Kafka,
+    pub cassandra: Cassandra,
+    pub nats: Nats,
+}
+
+/// The shared ones, started side by side when they are asked for first.
+pub fn shared() -> &'static Servers {
+    static SERVERS: OnceLock<Servers> = OnceLock::new();
+    SERVERS.get_or_init(|| {
+        thread::scope(|scope| {
+            let kafka = scope.spawn(Kafka::start);
+            let cassandra = scope.spawn(Cassandra::start);
+            Servers {
+                nats: Nats::start(),
+                kafka: kafka.join().unwrap(),
+                cassandra: cassandra.join().unwrap(),
+            }
+        })
+    })
+}
+
 #[derive(Clone, Copy)]
 struct Kind {
     name: &'static str,

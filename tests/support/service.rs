@@ -187,22 +187,10 @@ impl Service {
     pub fn terminate(&mut self) -> ExitStatus {
         self.assert_runs();
         self.signal("TERM");
-        let deadline = Instant::now() + STOP_DEADLINE;
-        loop {
-            if let Some(status) = self.process.try_wait().unwrap() {
-                return status;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "{} does not end:\n{}",
-                self.name,
-                self.log_tail()
-            );
-            thread::sleep(Duration::from_millis(10));
-        }
+        self.wait_until_ended(STOP_DEADLINE)
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until it has ended.
     ///
     /// # Panics
     /// With its log, if it does not within the deadline.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -18,7 +18,7 @@ use super::dead_letters;
 use super::publishing::{EVENT_BYTES_LIMIT, LISTED_LIMIT};
 use super::rng::Rng;
 use super::truth::{Truth, read_topic};
-use crate::support::servers::{Cassandra, Kafka, Nats, wait_for};
+use crate::support::servers::{self, wait_for};
 use crate::support::service::Deployment;
 
 /// Users whose overview is compared at the end, as far as there are so many.
@@ -32,27 +32,6 @@ pub struct Addresses {
     pub brokers: String,
     pub nats: String,
     pub cassandra: String,
-}
-
-struct Servers {
-    kafka: Kafka,
-    cassandra: Cassandra,
-    nats: Nats,
-}
-
-fn servers() -> &'static Servers {
-    static SERVERS: OnceLock<Servers> = OnceLock::new();
-    SERVERS.get_or_init(|| {
-        std::thread::scope(|scope| {
-            let kafka = scope.spawn(Kafka::start);
-            let cassandra = scope.spawn(Cassandra::start);
-            Servers {
-                nats: Nats::start(),
-                kafka: kafka.join().unwrap(),
-                cassandra: cassandra.join().unwrap(),
-            }
-        })
-    })
 }
 
 /// The tests need the whole machine, so one runs at a time.
@@ -81,7 +60,7 @@ impl Run {
         limits: Limits,
         settings: &[(&'static str, &str)],
     ) -> Self {
-        let servers = servers();
+        let servers = servers::shared();
         let addresses = Addresses {
             brokers: servers.kafka.url(),
             nats: servers.nats.url(),
