@@ -43,8 +43,8 @@ pub struct ConnectError(String);
 pub async fn connect(nats: &Nats, dropped: Counter) -> Result<Client, ConnectError> {
     // One that retries by itself doesn't tell a server that refuses us from one that is away.
     match first_attempt(nats, || client_options(nats, &dropped)).await? {
-        Some(client) => Ok(client),
-        None => client_options(nats, &dropped)?
+        Attempt::Connected(client) => Ok(client),
+        Attempt::Away(_) => client_options(nats, &dropped)?
             .retry_on_initial_connect()
             .connect(nats.urls.as_slice())
             .await
@@ -65,22 +65,34 @@ pub async fn refused(nats: &Nats, client: &Client) -> ConnectError {
     std::future::pending().await
 }
 
-/// Connects; nothing if the server is away.
+/// What came of asking a server that may be away.
+enum Attempt {
+    Connected(Client),
+    /// It is away, and how that showed.
+    Away(String),
+}
+
+/// Connects, unless the server is away.
 async fn first_attempt(
     nats: &Nats,
     options: impl Fn() -> Result<ConnectOptions, ConnectError>,
-) -> Result<Option<Client>, ConnectError> {
+) -> Result<Attempt, ConnectError> {
+    let mut why = String::new();
     for _ in 0..FIRST_ATTEMPTS {
         match options()?.connect(nats.urls.as_slice()).await {
-            Ok(client) => return Ok(Some(client)),
+            Ok(client) => return Ok(Attempt::Connected(client)),
             Err(error) => match refusal(nats, &error) {
                 Some(why) => return Err(ConnectError(format!("nats.url {}: {why}", shown(&nats.urls)))),
-                None if is_broken_off(&error) => {}
-                None => break,
+                None => {
+                    why = error.to_string();
+                    if !is_broken_off(&error) {
+                        break;
+                    }
+                }
             },
         }
     }
-    Ok(None)
+    Ok(Attempt::Away(why))
 }
 
 fn client_options(nats: &Nats, dropped: &Counter) -> Result<ConnectOptions, ConnectError> {
@@ -182,9 +194,9 @@ pub async fn connect_once(nats: &Nats) -> Result<Client, CannotConnect> {
             .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX))
     };
     match first_attempt(nats, options).await {
-        Ok(Some(client)) => Ok(client),
-        Ok(None) => Err(CannotConnect::Unreachable(format!(
-            "nats.url {} can't be reached: is nats-server up, and is this its address?",
+        Ok(Attempt::Connected(client)) => Ok(client),
+        Ok(Attempt::Away(why)) => Err(CannotConnect::Unreachable(format!(
+            "nats.url {} can't be reached ({why}): is nats-server up, and is this its address?",
             shown(&nats.urls)
         ))),
         Err(refused) => Err(CannotConnect::Misconfigured(refused.to_string())),
