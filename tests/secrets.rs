@@ -289,10 +289,6 @@ fn no_secret_gets_out_of_a_debug_form() {
         ("store.cassandra.username", "somebody"),
         ("nats.user", "somebody"),
         ("stream.kafka.properties.ssl.key.password", MISPLACED),
-        (
-            "stream.kafka.properties.sasl.oauthbearer.client.secret",
-            MISPLACED,
-        ),
         ("stream.kafka.properties.ssl.key.pem", MISPLACED),
     ] {
         flags.push((name.to_owned(), value.to_owned()));

@@ -238,10 +238,8 @@ fn nats_with_user_and_password() {
     server.restart();
     assert_eq!(refused.wait_until_ended(DEADLINE).code(), Some(2));
     let said = refused.log();
-    assert!(
-        said.lines().last().unwrap().contains("nats.password_file"),
-        "{said}"
-    );
+    let why = |line: &&str| line.contains(" ERROR ") && line.contains("nats.password_file");
+    assert_eq!(said.lines().filter(why).count(), 1, "{said}");
     check_silent(&said);
     check_answers(&right, &mut waiting);
 }

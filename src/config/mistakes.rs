@@ -71,7 +71,8 @@ pub(super) fn is_secret(name: &str) -> bool {
         "oauthbearer.config",
     ];
     let path = ["_file", "location", "method"];
-    secret.iter().any(|part| name.contains(part)) && !path.iter().any(|end| name.ends_with(end))
+    let is_named = name.ends_with(".key") || secret.iter().any(|part| name.contains(part));
+    is_named && !path.iter().any(|end| name.ends_with(end))
 }
 
 /// Whether the value must not be shown, whatever it is called: a login in a URL, a key in PEM, a JWT, or the seed of an

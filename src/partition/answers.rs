@@ -115,6 +115,7 @@ impl Partition {
             return false;
         };
         self.counters.answers_past_slow_loads += 1;
+        let answer = self.explained(question, answer);
         self.conclude(question, Ok(answer), out);
         true
     }
