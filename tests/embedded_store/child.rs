@@ -48,8 +48,9 @@ fn large(n: u64) -> Node {
 async fn write_round(store: &EmbeddedStore, round: u64) -> Result<(), readstates::store::StoreError> {
     let (writes, position) = (writes(round), position(at(round)));
     let rows = futures::future::join_all(writes.iter().map(|write| store.write(write)));
-    // They are handed over in this order, and the position does not wait for the rows.
-    let (rows, stored) = futures::future::join(rows, store.store_position(PARTITION, &position)).await;
+    // They are handed over in this order, as long as tokio lets them, and the position does not wait for the rows.
+    let all = futures::future::join(rows, store.store_position(PARTITION, &position));
+    let (rows, stored) = tokio::task::unconstrained(all).await;
     rows.into_iter().collect::<Result<(), _>>().and(stored)
 }
 
