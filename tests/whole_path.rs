@@ -174,7 +174,7 @@ async fn all_counts_are_right_and_stay_right_after_cold_starts() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_counts_are_right_after_cold_starts_with_the_embedded_store() {
-    check_cold_starts("year-embedded", embedded("year")).await;
+    check_cold_starts("year_embedded", embedded("year")).await;
 }
 
 /// Whether events are published at this very moment.
@@ -320,7 +320,7 @@ async fn all_counts_are_right_after_crashes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_counts_are_right_after_crashes_with_the_embedded_store() {
-    check_crashes("crashes-embedded", embedded("crashes")).await;
+    check_crashes("crashes_embedded", embedded("crashes")).await;
 }
 
 /// Two instances share the partitions. One is killed and comes back, then the other one is asked to stop and comes back,
