@@ -11,11 +11,16 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::{OpenError, fault, keys};
 
 /// The version of the layout and of the keys that this program makes, and the newest that it reads.
 pub const FOLDER_VERSION: u32 = 1;
+
+/// How long somebody else may have the folder when it is opened.
+const LOCK_WAIT_MS: u128 = 1_000;
 
 const FORMAT: &str = "format";
 const FORMAT_UNFINISHED: &str = "format.new";
@@ -50,10 +55,7 @@ impl Folder {
             .truncate(false)
             .open(path.join(ACKNOWLEDGED))
             .map_err(unusable)?;
-        acknowledged.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => OpenError(fault::in_use(path)),
-            TryLockError::Error(error) => unusable(error),
-        })?;
+        lock(path, &acknowledged)?;
         let folder = Folder {
             path: path.to_owned(),
             acknowledged,
@@ -115,6 +117,22 @@ impl Folder {
         match fs::remove_dir_all(self.rows()) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => Ok(()),
+        }
+    }
+}
+
+/// Keeps others out. Waits a moment: who was just killed may not be gone yet, and a process that is being started by the
+/// former holder has its files until it runs its own program.
+fn lock(path: &Path, file: &File) -> Result<(), OpenError> {
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(OpenError(fault::unusable(path, &error))),
+            Err(TryLockError::WouldBlock) if began.elapsed().as_millis() >= LOCK_WAIT_MS => {
+                return Err(OpenError(fault::in_use(path)));
+            }
+            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(10)),
         }
     }
 }
