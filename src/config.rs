@@ -176,7 +176,7 @@ pub struct Store {
 pub enum StoreKind {
     /// Cassandra or ScyllaDB.
     Cassandra,
-    /// In the instance's own files. Not available in this version: [`Config::load`] refuses it.
+    /// In the instance's own files.
     Embedded,
 }
 

@@ -26,6 +26,8 @@ const USER: UserId = UserId(7);
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How long it is watched that something does not happen.
 const WATCHED: Duration = Duration::from_millis(400);
+/// What a store says that can't be used any more.
+const BROKEN: &str = "the disk is full: make room";
 const STUCK_AFTER: Duration = Duration::from_millis(600);
 
 /// How the store answers loads. It has no rows, takes every write, and notes positions.
@@ -33,6 +35,8 @@ const STUCK_AFTER: Duration = Duration::from_millis(600);
 enum Loads {
     Empty,
     Failing,
+    /// For good.
+    Broken,
     /// Never, which no store does.
     Silent,
 }
@@ -66,6 +70,7 @@ impl Store for InMemory {
         let loads = *told.wait_for(|loads| *loads != Loads::Silent).await.unwrap();
         match (loads, key) {
             (Loads::Failing, _) => Err(StoreError::Unavailable("it is told to".to_owned())),
+            (Loads::Broken, _) => Err(StoreError::Broken(BROKEN.to_owned())),
             (_, LoadKey::ReadState(_)) => Ok(LoadedRow::ReadState(None)),
             (_, LoadKey::Head(_)) => Ok(LoadedRow::Head(None)),
             (_, LoadKey::Node(..)) => Ok(LoadedRow::Node(None)),
@@ -259,6 +264,22 @@ async fn a_partition_whose_store_is_away_is_not_stuck() {
         assert!(began.elapsed() < DEADLINE);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// The process is told, and gives its partitions up without waiting for them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_store_ends_the_process() {
+    let store = InMemory::new();
+    let shards = start_live(&store).await;
+    store.set(Loads::Broken);
+    offer(&shards, 1);
+    let told = tokio::time::timeout(DEADLINE, shards.rolled_back()).await;
+    assert_eq!(told.unwrap(), BROKEN);
+    let drained = shards.drain(PARTITION, ASSIGNMENT);
+    tokio::time::timeout(DEADLINE, drained)
+        .await
+        .unwrap()
+        .unwrap_err();
 }
 
 /// What is given up before it was known where it begins is not shown any more.

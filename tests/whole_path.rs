@@ -1,5 +1,5 @@
-//! Proves the whole path on real servers, with the program as a process: events from Kafka, rows in Cassandra, answers
-//! over NATS. Every answer is compared with the oracle at the position that it names, whatever was killed meanwhile.
+//! Proves the whole path on real servers, with the program as a process: events from Kafka, rows in Cassandra or in the
+//! embedded store, answers over NATS. Every answer is compared with the oracle at the position that it names, whatever was killed meanwhile.
 //!
 //! Each run has a seed, which a failure tells; `READSTATES_SEED` makes the same decisions again, though not the same
 //! timing. `READSTATES_EVENTS` names the file of events to use; empty, they are made up.
@@ -27,7 +27,7 @@ use whole_path::asker::{Asker, Asking};
 use whole_path::history;
 use whole_path::publishing::Publishing;
 use whole_path::rng::Rng;
-use whole_path::run::{Run, alone, shared_keys};
+use whole_path::run::{Run, alone, embedded, shared_keys};
 
 const LIMITS_DEFAULT: Limits = Limits {
     max_unread_count: 10_000,
@@ -49,12 +49,12 @@ fn publish(publishing: &mut Publishing, events: &[Event], portion: usize) {
 
 /// A year goes through; all counts are right at the end, after a cold start with caches that hold next to nothing, and
 /// after further events in such caches. SIGTERM leaves nothing to replay. What can't be used is in the dead letters.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_counts_are_right_and_stay_right_after_cold_starts() {
+async fn check_cold_starts(name: &'static str, store: Vec<(&'static str, String)>) {
     let _alone = alone().await;
     let session = r#"{ "session.timeout.ms" = "6000" }"#;
     let settings = [("store.write_delay", "2s"), ("stream.kafka.properties", session)];
-    let mut run = Run::new("year", 8, LIMITS_DEFAULT, &settings);
+    let mut run = Run::new(name, 8, LIMITS_DEFAULT, &settings);
+    run.deployment.settings.extend(store);
     let (year, what) = history::year(run.seed);
     let events = history::mix(&year, run.seed);
     let keys = shared_keys(&events);
@@ -167,6 +167,16 @@ async fn all_counts_are_right_and_stay_right_after_cold_starts() {
     run.say(format_args!("done; {:?}", publishing.usable));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_counts_are_right_and_stay_right_after_cold_starts() {
+    check_cold_starts("year", Vec::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_counts_are_right_after_cold_starts_with_the_embedded_store() {
+    check_cold_starts("year_embedded", embedded("year")).await;
+}
+
 /// Whether events are published at this very moment.
 struct Stream {
     stop: Arc<AtomicBool>,
@@ -242,8 +252,7 @@ async fn finish(
 
 /// An instance is killed again and again, at any moment, while events are published and questions asked. After each
 /// start it goes on; every answer on the way and all counts at the end are right.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_counts_are_right_after_crashes() {
+async fn check_crashes(name: &'static str, store: Vec<(&'static str, String)>) {
     const KILLS: u64 = 20;
     let _alone = alone().await;
     let limits = Limits {
@@ -258,7 +267,8 @@ async fn all_counts_are_right_after_crashes() {
         ("cache.read_states", "900"),
         ("cache.channel_memory", "2MiB"),
     ];
-    let mut run = Run::new("crashes", 6, limits, &settings);
+    let mut run = Run::new(name, 6, limits, &settings);
+    run.deployment.settings.extend(store);
     let events = some_days(&mut run, 250_000);
     let keys = shared_keys(&events);
     let publishing = Publishing::new(&run.deployment, run.seed);
@@ -301,6 +311,16 @@ async fn all_counts_are_right_after_crashes() {
         "{}",
         service.log_tail()
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_counts_are_right_after_crashes() {
+    check_crashes("crashes", Vec::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_counts_are_right_after_crashes_with_the_embedded_store() {
+    check_crashes("crashes_embedded", embedded("crashes")).await;
 }
 
 /// Two instances share the partitions. One is killed and comes back, then the other one is asked to stop and comes back,

@@ -6,20 +6,25 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
 
+/// What libraries log where a plain level is set, which is meant for this program.
+///
+/// The clients of NATS and of Cassandra log nothing, since what they could not do is said here; nor does the embedded
+/// database, but for its threads in the background, whose failures only it knows.
+const LIBRARIES: &str = "warn,async_nats=off,scylla=off,fjall::batch=off,fjall::db=off,fjall::journal=off";
+
 /// Starts logging to standard error. `quiet`: only what goes wrong, since the screen is used for something else.
 ///
-/// A plain level is meant for this program; libraries then log only what goes wrong, and the clients of NATS and of the
-/// store nothing, since what they could not do is said here.
+/// A plain level is meant for this program; libraries then log only what goes wrong, and some of them nothing.
 pub fn start(log: &Log, quiet: bool) {
     let level = if quiet { "warn" } else { log.level.as_str() };
     let is_plain = level.parse::<tracing::Level>().is_ok();
     let directives = if is_plain {
-        format!("warn,async_nats=off,scylla=off,readstates={level}")
+        format!("{LIBRARIES},readstates={level}")
     } else {
         level.to_owned()
     };
     let filter = EnvFilter::try_new(directives)
-        .unwrap_or_else(|_| EnvFilter::new("warn,async_nats=off,scylla=off,readstates=info"));
+        .unwrap_or_else(|_| EnvFilter::new(format!("{LIBRARIES},readstates=info")));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .log_internal_errors(false)

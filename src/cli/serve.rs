@@ -10,7 +10,7 @@ use tokio::task::{JoinError, JoinHandle};
 
 use super::reached::Reached;
 use super::{Failed, published, settings};
-use crate::config::Config;
+use crate::config::{Config, StoreKind};
 use crate::ops::{http, metrics};
 use crate::query::{self, QueryService, REQUESTS_IN_WORK_MAX, ServiceOptions, Subjects, connect};
 use crate::shard::Shards;
@@ -18,6 +18,8 @@ use crate::source::dead_letters::DeadLetters;
 use crate::source::kafka::{KafkaSettings, KafkaSource, PrepareError, SourceFailure, StreamInfo, prepare};
 use crate::store::StreamIdentity;
 use crate::store::cassandra::{CassandraStore, ConnectError};
+use crate::store::either::EitherStore;
+use crate::store::embedded::EmbeddedStore;
 
 /// How long to wait before the next attempt to reach a server at the start.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
@@ -220,7 +222,19 @@ pub async fn signals() {
     }
 }
 
-async fn reach_store(config: &Config) -> Result<CassandraStore, Failed> {
+async fn reach_store(config: &Config) -> Result<EitherStore, Failed> {
+    match config.store.kind {
+        StoreKind::Cassandra => reach_cassandra(config).await.map(EitherStore::Cassandra),
+        StoreKind::Embedded => {
+            let opened = EmbeddedStore::open(settings::embedded(config)).await;
+            opened
+                .map(EitherStore::Embedded)
+                .map_err(|error| Failed::Misconfigured(error.to_string()))
+        }
+    }
+}
+
+async fn reach_cassandra(config: &Config) -> Result<CassandraStore, Failed> {
     let cassandra = settings::cassandra(config);
     let mut was_logged = false;
     loop {

@@ -1,5 +1,7 @@
 //! What each part needs of the configuration.
 
+use std::path::Path;
+
 use crate::config::Config;
 use crate::model::channel::Shape;
 use crate::model::counts::CountLimits;
@@ -29,7 +31,7 @@ pub fn kafka(config: &Config) -> KafkaSettings {
     }
 }
 
-/// For the store.
+/// For the store in Cassandra.
 pub fn cassandra(config: &Config) -> CassandraConfig {
     let cassandra = &config.store.cassandra;
     let login = cassandra.login.as_ref();
@@ -45,6 +47,11 @@ pub fn cassandra(config: &Config) -> CassandraConfig {
         tls_cert: cassandra.tls.cert.clone(),
         tls_key: cassandra.tls.key.clone(),
     }
+}
+
+/// The folder of the embedded store.
+pub fn embedded(config: &Config) -> &Path {
+    &config.store.embedded.path
 }
 
 /// For the threads that own partitions.

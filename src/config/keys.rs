@@ -100,7 +100,7 @@ pub const KEYS: &[Key] = &[
     key(
         "store.kind",
         "cassandra",
-        "`cassandra`: Cassandra or ScyllaDB (`embedded` is not available in this version).",
+        "`cassandra`: Cassandra or ScyllaDB; `embedded`: files of this one instance.",
     ),
     key(
         "store.write_delay",
@@ -148,7 +148,7 @@ pub const KEYS: &[Key] = &[
     key(
         "store.embedded.path",
         "readstates-data",
-        "The folder of the embedded store.",
+        "The folder of the embedded store; made where it is missing.",
     ),
     key(
         "cache.read_states",

@@ -152,15 +152,8 @@ fn nats_login(reader: &mut Reader) -> NatsLogin {
 }
 
 fn store(reader: &mut Reader) -> Store {
-    let kind = reader.get("store.kind", one_of(STORE_KINDS));
-    if kind == StoreKind::Embedded {
-        reader.mistake(
-            "store.kind",
-            "not available in this version; must be \"cassandra\"",
-        );
-    }
     Store {
-        kind,
+        kind: reader.get("store.kind", one_of(STORE_KINDS)),
         write_delay: reader.get("store.write_delay", duration(WRITE_DELAY_MAX)),
         cassandra: cassandra(reader),
         embedded: Embedded {

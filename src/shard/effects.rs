@@ -88,7 +88,7 @@ impl<S: Store, D: DeadLetterSink> Runner<S, D> {
                 tokio::time::sleep(LOOK_INTERVAL).await;
                 let looked = witness.look(&runner.store).await;
                 runner.store_health.saw(&looked);
-                if let Err(StoreError::RolledBack(_)) = looked {
+                if let Err(StoreError::RolledBack(_) | StoreError::Broken(_)) = looked {
                     return None;
                 }
             }
@@ -164,7 +164,7 @@ impl<S: Store, D: DeadLetterSink> Runner<S, D> {
 /// Such a row stays unwritten, and the durable position does not pass it. That nothing may be written is said once,
 /// when the process ends.
 fn log_unwritable(error: &StoreError) {
-    if !matches!(error, StoreError::RolledBack(_)) {
+    if !matches!(error, StoreError::RolledBack(_) | StoreError::Broken(_)) {
         tracing::error!("{error}");
     }
 }

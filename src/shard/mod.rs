@@ -202,8 +202,8 @@ impl Shards {
         all
     }
 
-    /// Returns once the store is found to be older than it was, with what happened and what to do. Nothing is written
-    /// from then on, and partitions are given up without that: the process has to end.
+    /// Returns once the store is found to be older than it was, or broken, with what happened and what to do. Nothing is
+    /// written from then on, and partitions are given up without that: the process has to end.
     pub async fn rolled_back(&self) -> String {
         let mut told = self.inner.rolled_back.subscribe();
         match told.wait_for(Option::is_some).await {

@@ -92,7 +92,7 @@ impl StoreHealth {
         match result {
             Ok(_) => self.worked(),
             Err(StoreError::Unavailable(_)) => self.failed(result),
-            Err(StoreError::Unusable(_) | StoreError::RolledBack(_)) => (),
+            Err(StoreError::Unusable(_) | StoreError::RolledBack(_) | StoreError::Broken(_)) => (),
         }
     }
 

@@ -114,6 +114,7 @@ impl Witness {
                 *last_failure = Some(failure.clone());
                 Err(StoreError::Unavailable(failure))
             }
+            Err(StoreError::Broken(why)) => Err(self.found_broken(why)),
             Err(error) => Err(self.found_older(known, format_args!("can't be used ({error})"))),
         }
     }
@@ -138,12 +139,22 @@ impl Witness {
              copy, or has lost what it had acknowledged. Nothing more is written, and this process ends, so that \
              everything since is replayed from the stream: start it again"
         );
+        self.tell(&why);
+        StoreError::RolledBack(why)
+    }
+
+    /// No partition of the process may use the store any more, as if it were older.
+    fn found_broken(&self, why: String) -> StoreError {
+        self.tell(&why);
+        StoreError::Broken(why)
+    }
+
+    fn tell(&self, why: &str) {
         self.rolled_back.send_if_modified(|told| {
             let is_first = told.is_none();
-            told.get_or_insert_with(|| why.clone());
+            told.get_or_insert_with(|| why.to_owned());
             is_first
         });
-        StoreError::RolledBack(why)
     }
 }
 
@@ -159,17 +170,25 @@ impl<S> Guarded<S> {
     pub fn new(store: S, witness: Arc<Witness>) -> Self {
         Guarded { store, witness }
     }
+
+    /// Tells the process where the store is broken.
+    fn checked<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        result.map_err(|error| match error {
+            StoreError::Broken(why) => self.witness.found_broken(why),
+            other => other,
+        })
+    }
 }
 
 impl<S: Store> Store for Guarded<S> {
     async fn load(&self, key: LoadKey) -> Result<LoadedRow, StoreError> {
         self.witness.make_sure(&self.store).await?;
-        self.store.load(key).await
+        self.checked(self.store.load(key).await)
     }
 
     async fn write(&self, write: &Write) -> Result<(), StoreError> {
         self.witness.make_sure(&self.store).await?;
-        self.store.write(write).await
+        self.checked(self.store.write(write).await)
     }
 
     async fn load_user(
@@ -179,7 +198,7 @@ impl<S: Store> Store for Guarded<S> {
         limit: usize,
     ) -> Result<Vec<(ChannelId, ReadState)>, StoreError> {
         self.witness.make_sure(&self.store).await?;
-        self.store.load_user(user, above, limit).await
+        self.checked(self.store.load_user(user, above, limit).await)
     }
 
     async fn store_position(
@@ -188,7 +207,7 @@ impl<S: Store> Store for Guarded<S> {
         position: &StoredPosition,
     ) -> Result<(), StoreError> {
         self.witness.look(&self.store).await?;
-        self.store.store_position(partition, position).await?;
+        self.checked(self.store.store_position(partition, position).await)?;
         self.witness.saw_stored(position.durable);
         Ok(())
     }

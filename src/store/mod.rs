@@ -1,6 +1,8 @@
-//! Where rows are kept: Cassandra and ScyllaDB.
+//! Where rows are kept: Cassandra and ScyllaDB, or files of this process.
 
 pub mod cassandra;
+pub mod either;
+pub mod embedded;
 pub mod rows;
 
 use std::future::Future;
@@ -41,6 +43,9 @@ pub enum StoreError {
     /// It is older than it was: nothing may be made of its rows, and nothing written over them.
     #[error("{0}")]
     RolledBack(String),
+    /// It can't be written or read any more by this process, which has to end.
+    #[error("{0}")]
+    Broken(String),
 }
 
 /// Rows by key. Writes are idempotent, and an older row never replaces a newer one.

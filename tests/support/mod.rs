@@ -7,3 +7,4 @@ pub mod owners;
 pub mod proxy;
 pub mod servers;
 pub mod service;
+pub mod stores;

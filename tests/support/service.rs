@@ -47,6 +47,12 @@ impl Deployment {
         format!("{}-group", self.name)
     }
 
+    /// The folder of the embedded store, where that is the one.
+    pub fn embedded_path(&self) -> Option<PathBuf> {
+        let is_it = |(name, _): &&(&str, String)| *name == "store.embedded.path";
+        self.settings.iter().find(is_it).map(|(_, path)| path.into())
+    }
+
     /// Half of what the servers need comes by the environment, half by flags.
     fn command(&self, command: &str, more: &[(&str, String)]) -> Command {
         // setpriv: the process must not outlive the test, whatever ends that.

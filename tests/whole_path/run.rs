@@ -11,6 +11,8 @@ use readstates::model::ids::PartitionId;
 use readstates::oracle::{Limits, Membership, Oracle};
 use readstates::store::Store;
 use readstates::store::cassandra::{CassandraConfig, CassandraStore, Password};
+use readstates::store::either::EitherStore;
+use readstates::store::embedded::EmbeddedStore;
 use tokio::task::block_in_place;
 
 use super::asker::Asker;
@@ -38,6 +40,15 @@ pub struct Addresses {
 pub async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
     static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     ONE.lock().await
+}
+
+/// The settings of an embedded store in a folder of its own.
+pub fn embedded(name: &str) -> Vec<(&'static str, String)> {
+    let path = servers::fresh_dir(name).join("store");
+    vec![
+        ("store.kind", "embedded".to_owned()),
+        ("store.embedded.path", path.to_str().unwrap().to_owned()),
+    ]
 }
 
 /// A run, which tells its seed when it fails.
@@ -209,6 +220,26 @@ impl Run {
     /// Checks, while no instance runs, that there is nothing to replay: in the store and in the group every position is
     /// the end.
     pub async fn check_all_is_durable(&self, ends: &[Option<u64>]) {
+        let store = self.store().await;
+        let committed = block_in_place(|| self.committed());
+        for (partition, end) in ends.iter().enumerate() {
+            let stored = store.load_position(PartitionId(partition as u32)).await.unwrap();
+            let stored = stored
+                .and_then(|stored| stored.durable.offset())
+                .map(|offset| offset.0);
+            assert_eq!(stored, *end, "the stored position of partition {partition}");
+            assert_eq!(
+                committed[partition], *end,
+                "the committed position of partition {partition}"
+            );
+        }
+    }
+
+    /// The store, while no instance runs.
+    async fn store(&self) -> EitherStore {
+        if let Some(path) = self.deployment.embedded_path() {
+            return EitherStore::Embedded(EmbeddedStore::open(&path).await.unwrap());
+        }
         let config = CassandraConfig {
             nodes: vec![self.deployment.cassandra.clone()],
             keyspace: self.deployment.keyspace(),
@@ -224,19 +255,7 @@ impl Run {
             tls_cert: None,
             tls_key: None,
         };
-        let store = CassandraStore::connect(&config).await.unwrap();
-        let committed = block_in_place(|| self.committed());
-        for (partition, end) in ends.iter().enumerate() {
-            let stored = store.load_position(PartitionId(partition as u32)).await.unwrap();
-            let stored = stored
-                .and_then(|stored| stored.durable.offset())
-                .map(|offset| offset.0);
-            assert_eq!(stored, *end, "the stored position of partition {partition}");
-            assert_eq!(
-                committed[partition], *end,
-                "the committed position of partition {partition}"
-            );
-        }
+        EitherStore::Cassandra(CassandraStore::connect(&config).await.unwrap())
     }
 
     /// By partition, the last record that is committed in the group.

@@ -213,7 +213,7 @@ impl<S: Store> Locator<S> {
                     }
                     return Ok(stored);
                 }
-                Err(StoreError::Unusable(what) | StoreError::RolledBack(what)) => {
+                Err(StoreError::Unusable(what) | StoreError::RolledBack(what) | StoreError::Broken(what)) => {
                     return Err(Refusal::Unusable(what));
                 }
                 Err(error @ StoreError::Unavailable(_)) => {
