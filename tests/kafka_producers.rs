@@ -228,6 +228,7 @@ async fn published_events_are_where_the_service_looks_for_them() {
         let place = Place {
             partition: PartitionId(message.partition() as u32),
             partition_count: 5,
+            is_key_optional: false,
         };
         let event = decode(message.key(), message.payload(), false, place, &LIMITS).unwrap();
         assert_eq!(partition_of(event.channel, 5), place.partition);
