@@ -263,6 +263,40 @@ async fn a_server_that_comes_back_is_read_on_from_where_it_was() {
     member.source.stop().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn one_owns_all_partitions_and_the_next_takes_over_at_once_where_it_ends() {
+    let settings = settings(&server(), 3).await;
+    let stream = prepare(&settings).await.unwrap();
+    append(&settings, &[0, 1, 2], 10).await;
+    let positions = Positions::default();
+    let first = start(&settings, &stream, &positions);
+    until("the first has all", || first.owners.owned().len() == 3).await;
+    let second = start(&settings, &stream, &positions);
+    until("the first has read all", || {
+        (0..3).all(|p| first.owners.see(p, |seen| seen.records.len() == 10))
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(second.owners.owned().is_empty() && second.owners.confirmed_last().is_none());
+    let owners = first.owners.clone();
+    first.source.stop().await.unwrap();
+    let stopped = Instant::now();
+    assert!(owners.owned().is_empty());
+    until("the second has all", || second.owners.owned().len() == 3).await;
+    // Well below the life of the lease.
+    assert!(
+        stopped.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        stopped.elapsed()
+    );
+    append(&settings, &[0, 1, 2], 10).await;
+    until("only what is new comes", || {
+        (0..3).all(|p| second.owners.see(p, |seen| seen.records.len() == 10))
+    })
+    .await;
+    second.source.stop().await.unwrap();
+}
+
 /// What the source says when it starts with this position in partition 0.
 async fn refusal(settings: &JetStreamSettings, stream: &StreamInfo, stored: StoredPosition) -> String {
     let positions = Positions::default();

@@ -18,6 +18,7 @@ use readstates::cli::publish::{Published, Refusal, publish};
 use readstates::model::ids::{ChannelId, Offset, PartitionId};
 use readstates::source::dead_letters::DeadLetters;
 use readstates::source::kafka::{KafkaSettings, prepare};
+use readstates::source::stream::StreamSettings;
 use readstates::source::{DeadLetter, RawRecord};
 use readstates::wire::partitioner::partition_of;
 use readstates::wire::record::{Place, RecordLimits, decode};
@@ -255,6 +256,7 @@ async fn a_line_without_end_is_refused_and_the_next_one_published() {
 async fn published(input: impl AsRef<[u8]> + Send + 'static, settings: &KafkaSettings) -> Published {
     let input = std::io::Cursor::new(input);
     let counts = Default::default();
-    let publishing = publish(input, settings, &LIMITS, &counts, std::future::pending());
+    let stream = StreamSettings::Kafka(settings.clone());
+    let publishing = publish(input, &stream, &LIMITS, &counts, std::future::pending());
     publishing.await.unwrap()
 }

@@ -46,11 +46,11 @@ pub async fn publish(
             StreamSettings::Kafka(settings) => {
                 Into::Kafka(IntoKafka::new(settings, stream.partition_count, counts.clone())?)
             }
-            StreamSettings::JetStream(settings) => Into::JetStream(IntoJetStream::new(
+            StreamSettings::JetStream(settings) => Into::JetStream(Box::new(IntoJetStream::new(
                 settings,
                 stream.partition_count,
                 counts.clone(),
-            )),
+            ))),
         },
         limits: *limits,
         counts: counts.clone(),
@@ -79,7 +79,7 @@ pub(super) fn broken_off(result: Result<Result<(), String>, JoinError>) -> Resul
 /// Where records go.
 enum Into {
     Kafka(IntoKafka),
-    JetStream(IntoJetStream),
+    JetStream(Box<IntoJetStream>),
 }
 
 impl Into {
