@@ -20,6 +20,8 @@ const READER: u64 = 8;
 const DEADLINE: Duration = Duration::from_secs(60);
 /// What the issue allows from a kill to answers by a standby.
 const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(10);
+/// Questions that wait for a stopped holder when it wakes up.
+const ASKED_ASLEEP: u32 = 3000;
 /// For so long a woken holder is asked.
 const PRESSED: Duration = Duration::from_secs(4);
 
@@ -143,7 +145,7 @@ async fn a_standby_takes_over_and_a_holder_that_wakes_up_does_no_harm() {
         headers.insert("readstates-timeout-ms", "8000");
         headers
     };
-    for _ in 0..32 {
+    for _ in 0..ASKED_ASLEEP {
         let (inbox, question) = (inbox.clone(), question().into());
         let asked = nats.publish_with_reply_and_headers(subject.clone(), inbox, deadline_headers(), question);
         asked.await.unwrap();
@@ -166,7 +168,7 @@ async fn a_standby_takes_over_and_a_holder_that_wakes_up_does_no_harm() {
             }
         }
     }
-    assert!(answers > 32, "{answers} answers, {refused} refused");
+    assert!(answers > ASKED_ASLEEP, "{answers} answers, {refused} refused");
     wait_for("the second knows", DEADLINE, || {
         second.log().contains("lost: the lease")
     });

@@ -271,6 +271,13 @@ async fn one_owns_all_partitions_and_the_next_takes_over_at_once_where_it_ends()
     let positions = Positions::default();
     let first = start(&settings, &stream, &positions);
     until("the first has all", || first.owners.owned().len() == 3).await;
+    let bucket = context(&settings).get_key_value(settings.lease_bucket()).await;
+    let ttl = bucket.unwrap().stream.cached_info().config.max_age;
+    let confirmed = first.owners.confirmed_last().unwrap();
+    assert!(
+        confirmed.at <= Instant::now() && confirmed.until < confirmed.at + ttl,
+        "whoever has the lease is in doubt before it can pass to another"
+    );
     let second = start(&settings, &stream, &positions);
     until("the first has read all", || {
         (0..3).all(|p| first.owners.see(p, |seen| seen.records.len() == 10))
