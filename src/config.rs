@@ -71,7 +71,7 @@ pub struct Stream {
 pub enum StreamKind {
     /// A Kafka topic.
     Kafka,
-    /// A NATS JetStream stream. Not available in this version: [`Config::load`] refuses it.
+    /// A NATS JetStream stream.
     JetStream,
 }
 
@@ -99,7 +99,7 @@ pub struct Kafka {
 pub struct JetStream {
     /// The stream.
     pub stream: String,
-    /// Its partitions, where it is created.
+    /// Its partitions.
     pub partitions: u32,
     /// Its replicas, where it is created.
     pub replicas: u32,

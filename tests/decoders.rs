@@ -30,6 +30,7 @@ fn place(channel: u64) -> Place {
     Place {
         partition: partition_of(ChannelId(channel), PARTITIONS),
         partition_count: PARTITIONS,
+        is_key_optional: false,
     }
 }
 
@@ -268,7 +269,7 @@ proptest! {
         value in proptest::option::of(vec(any::<u8>(), 0..300)),
         partition in 0..PARTITIONS,
     ) {
-        let place = Place { partition: PartitionId(partition), partition_count: PARTITIONS };
+        let place = Place { partition: PartitionId(partition), partition_count: PARTITIONS, is_key_optional: false };
         for json in [false, true] {
             let _ = decode_checked(key.as_deref(), value.as_deref(), json, place);
         }
@@ -329,7 +330,7 @@ proptest! {
     fn the_wrong_partition_or_key_is_noticed(event in event(id()), partition in 0..PARTITIONS, key in id()) {
         let right = event.channel_id.to_string();
         let value = event.encode_to_vec();
-        let elsewhere = Place { partition: PartitionId(partition), partition_count: PARTITIONS };
+        let elsewhere = Place { partition: PartitionId(partition), partition_count: PARTITIONS, is_key_optional: false };
         let misrouted = partition_of(ChannelId(event.channel_id), PARTITIONS) != elsewhere.partition;
         let reason = decode_checked(Some(right.as_bytes()), Some(&value), false, elsewhere)
             .err()

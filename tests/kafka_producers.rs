@@ -18,6 +18,7 @@ use readstates::cli::publish::{Published, Refusal, publish};
 use readstates::model::ids::{ChannelId, Offset, PartitionId};
 use readstates::source::dead_letters::DeadLetters;
 use readstates::source::kafka::{KafkaSettings, prepare};
+use readstates::source::stream::StreamSettings;
 use readstates::source::{DeadLetter, RawRecord};
 use readstates::wire::partitioner::partition_of;
 use readstates::wire::record::{Place, RecordLimits, decode};
@@ -228,6 +229,7 @@ async fn published_events_are_where_the_service_looks_for_them() {
         let place = Place {
             partition: PartitionId(message.partition() as u32),
             partition_count: 5,
+            is_key_optional: false,
         };
         let event = decode(message.key(), message.payload(), false, place, &LIMITS).unwrap();
         assert_eq!(partition_of(event.channel, 5), place.partition);
@@ -254,6 +256,7 @@ async fn a_line_without_end_is_refused_and_the_next_one_published() {
 async fn published(input: impl AsRef<[u8]> + Send + 'static, settings: &KafkaSettings) -> Published {
     let input = std::io::Cursor::new(input);
     let counts = Default::default();
-    let publishing = publish(input, settings, &LIMITS, &counts, std::future::pending());
+    let stream = StreamSettings::Kafka(settings.clone());
+    let publishing = publish(input, &stream, &LIMITS, &counts, std::future::pending());
     publishing.await.unwrap()
 }

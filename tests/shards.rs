@@ -126,6 +126,7 @@ fn stream() -> StreamIdentity {
 
 fn start(store: &InMemory) -> Shards {
     let settings = ShardSettings {
+        is_key_optional: false,
         partition: Settings {
             write_delay_ms: 1,
             position_interval_ms: 1,

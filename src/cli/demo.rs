@@ -56,12 +56,12 @@ pub async fn run(config: Config, arguments: Arguments) -> Result<(), Failed> {
             Users::of_chat(),
         ),
     };
-    let kafka = settings::kafka(&config);
+    let stream = settings::stream(&config).await?;
     let limits = RecordLimits::from(&config.limits);
     let feeding = tokio::spawn(async move {
         let counts = Arc::default();
         let input = BufReader::new(input);
-        publish::publish(input, &kafka, &limits, &counts, std::future::pending()).await
+        publish::publish(input, &stream, &limits, &counts, std::future::pending()).await
     });
 
     let client = connect(&config.nats, Counter::noop())

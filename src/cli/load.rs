@@ -200,12 +200,13 @@ fn start_chat(config: &Config, arguments: &Arguments) -> Option<Published> {
     }
     let (stop, stopped) = watch::channel(false);
     let chat = Chat::new(arguments.publish_rate, arguments.seed, stopped);
-    let kafka = settings::kafka(config);
+    let config = config.clone();
     let limits = RecordLimits::from(&config.limits);
     let publishing = tokio::spawn(async move {
         let counts = Arc::new(Counts::default());
         let input = BufReader::new(chat);
-        publish(input, &kafka, &limits, &counts, std::future::pending()).await
+        let stream = settings::stream_now(&config).await?;
+        publish(input, &stream, &limits, &counts, std::future::pending()).await
     });
     Some(Published { stop, publishing })
 }

@@ -22,7 +22,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Config};
-use crate::source::kafka::PrepareError;
+use crate::source::failure::PrepareError;
 use crate::wire::record::RecordLimits;
 
 /// Exit status where the usage or the configuration is wrong.
@@ -106,10 +106,7 @@ async fn run_command(command: Command, config: Config) -> ExitCode {
             // Why it failed is in the log.
             exit_status(&serve::run(config, serve::signals()).await)
         }
-        Command::Publish => {
-            let kafka = settings::kafka(&config);
-            status(publish::run(&kafka, &RecordLimits::from(&config.limits)).await)
-        }
+        Command::Publish => status(publish::run(&config, &RecordLimits::from(&config.limits)).await),
         Command::Get(arguments) => ended(get::run(&config, &arguments).await),
         Command::Overview(arguments) => ended(overview::run(&config, &arguments).await),
         Command::Explain(arguments) => ended(explain::run(&config, &arguments).await),

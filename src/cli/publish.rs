@@ -2,6 +2,8 @@
 
 mod counts;
 mod feed;
+mod into_jetstream;
+mod into_kafka;
 mod progress;
 
 use std::fs::File;
@@ -17,7 +19,8 @@ pub use feed::publish;
 
 use super::Failed;
 use super::serve::signals;
-use crate::source::kafka::KafkaSettings;
+use super::settings;
+use crate::config::Config;
 use crate::wire::record::RecordLimits;
 
 /// Bytes read at a time.
@@ -33,7 +36,8 @@ const CLEAR_LINE: &str = "\r\x1b[K";
 ///
 /// # Errors
 /// Where the input can't be read or there is no stream.
-pub async fn run(settings: &KafkaSettings, limits: &RecordLimits) -> Result<ExitCode, Failed> {
+pub async fn run(config: &Config, limits: &RecordLimits) -> Result<ExitCode, Failed> {
+    let stream = settings::stream_now(config).await?;
     let started = Instant::now();
     let counts = Arc::new(Counts::default());
     let is_interrupted = AtomicBool::new(false);
@@ -43,7 +47,7 @@ pub async fn run(settings: &KafkaSettings, limits: &RecordLimits) -> Result<Exit
     };
     let input_bytes = input_bytes();
     let input = BufReader::with_capacity(INPUT_BUFFER_BYTES, io::stdin());
-    let publishing = publish(input, settings, limits, &counts, stop);
+    let publishing = publish(input, &stream, limits, &counts, stop);
     let published = tokio::select! {
         published = publishing => published,
         () = show(&counts, input_bytes) => unreachable!("it is shown for as long as it takes"),

@@ -12,7 +12,7 @@ use crate::ops::metrics::{
 use crate::partition::Ignored;
 use crate::query::{Status, Statuses};
 use crate::shard::{Report, Shards};
-use crate::source::kafka::SourceStats;
+use crate::source::stats::SourceStats;
 
 /// Too many records are waiting to be taken: what the source knows of, and partitions don't.
 const QUEUE: &str = "queue";

@@ -6,10 +6,11 @@ use std::sync::{Arc, OnceLock};
 use async_nats::connection::State;
 
 use super::published::Publisher;
+use crate::config::StreamKind;
 use crate::ops::http::Dependency;
 use crate::query::{Status, Statuses};
 use crate::shard::Shards;
-use crate::source::kafka::SourceStats;
+use crate::source::stats::SourceStats;
 
 /// What was reached so far. Clones share it.
 #[derive(Clone, Default)]
@@ -53,13 +54,17 @@ impl Reached {
     }
 
     /// What must be connected for this instance to be ready.
-    pub fn dependencies(&self) -> Vec<Dependency> {
+    pub fn dependencies(&self, stream: StreamKind) -> Vec<Dependency> {
         let dependency = |name, connected: fn(&Shared) -> bool| {
             let shared = self.shared.clone();
             Dependency {
                 name,
                 connected: Box::new(move || connected(&shared)),
             }
+        };
+        let stream_server = match stream {
+            StreamKind::Kafka => "Kafka",
+            StreamKind::JetStream => "JetStream",
         };
         vec![
             dependency("NATS", |shared| {
@@ -71,7 +76,7 @@ impl Reached {
                 let is_away = running.is_some_and(|running| running.shards.store_is_away());
                 shared.store.load(Ordering::Relaxed) && !is_away
             }),
-            dependency("Kafka", |shared| {
+            dependency(stream_server, |shared| {
                 let running = shared.running.get();
                 running.is_some_and(|running| running.source.is_connected.load(Ordering::Relaxed))
             }),

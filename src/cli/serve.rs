@@ -1,7 +1,6 @@
 //! `serve`: the service. Connects to everything, runs, drains.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -14,8 +13,8 @@ use crate::config::{Config, StoreKind};
 use crate::ops::{http, metrics};
 use crate::query::{self, QueryService, REQUESTS_IN_WORK_MAX, ServiceOptions, Subjects, connect};
 use crate::shard::Shards;
-use crate::source::dead_letters::DeadLetters;
-use crate::source::kafka::{KafkaSettings, KafkaSource, PrepareError, SourceFailure, StreamInfo, prepare};
+use crate::source::failure::{PrepareError, SourceFailure, StreamInfo};
+use crate::source::stream::{Source, StreamSettings};
 use crate::store::StreamIdentity;
 use crate::store::cassandra::{CassandraStore, ConnectError};
 use crate::store::either::EitherStore;
@@ -29,7 +28,7 @@ const ANSWERING_MAX: Duration = Duration::from_secs(2);
 /// A service that runs.
 pub struct Serving {
     shards: Shards,
-    source: KafkaSource,
+    source: Source,
     queries: QueryService,
     failures: mpsc::Receiver<SourceFailure>,
     refused: JoinHandle<query::ConnectError>,
@@ -91,7 +90,7 @@ pub async fn start(config: Config, listener: TcpListener) -> Result<Serving, Fai
         instance: instance.clone(),
         metrics: recorder,
         partitions: reached.clone(),
-        dependencies: reached.dependencies(),
+        dependencies: reached.dependencies(config.stream.kind),
     };
     tokio::spawn(serve_admin(listener, admin, admin_stopped));
     let nats = connect(&config.nats, metrics::nats_dropped())
@@ -100,21 +99,22 @@ pub async fn start(config: Config, listener: TcpListener) -> Result<Serving, Fai
     reached.nats(&nats);
     let store = reach_store(&config).await?;
     reached.store();
-    let kafka = settings::kafka(&config);
-    let stream = reach_stream(&kafka).await?;
+    let stream_settings = settings::stream(&config).await?;
+    let stream = reach_stream(&stream_settings).await?;
 
     let identity = StreamIdentity {
         stream_id: stream.stream_id.clone(),
         partition_count: stream.partition_count,
         epoch: config.stream.epoch,
     };
-    let dead_letters = Arc::new(DeadLetters::new(&kafka).map_err(Failed::Misconfigured)?);
+    let dead_letters = stream_settings.dead_letters().map_err(Failed::Misconfigured)?;
     let shard_settings = settings::shards(&config, identity);
     let runtime = tokio::runtime::Handle::current();
     let shards = Shards::start(shard_settings, store.clone(), dead_letters, runtime)
         .map_err(|error| Failed::Broken(format!("the threads for partitions can't be started: {error}")))?;
-    let (source, failures) =
-        KafkaSource::start(&kafka, &stream, shards.clone(), store.clone()).map_err(Failed::Misconfigured)?;
+    let (source, failures) = stream_settings
+        .start(&stream, shards.clone(), store.clone())
+        .map_err(Failed::Misconfigured)?;
 
     let publisher = published::Publisher::new(shards.clone(), source.stats(), &config.cache);
     reached.running(publisher, &shards, source.stats());
@@ -132,12 +132,19 @@ pub async fn start(config: Config, listener: TcpListener) -> Result<Serving, Fai
     let queries = QueryService::start(nats, shards.clone(), store, options)
         .await
         .map_err(|error| Failed::Broken(error.to_string()))?;
-    tracing::info!(
-        "serving topic {} with {} partitions as a member of group {}",
-        kafka.topic,
-        stream.partition_count,
-        kafka.group
-    );
+    match &stream_settings {
+        StreamSettings::Kafka(kafka) => tracing::info!(
+            "serving topic {} with {} partitions as a member of group {}",
+            kafka.topic,
+            stream.partition_count,
+            kafka.group
+        ),
+        StreamSettings::JetStream(jetstream) => tracing::info!(
+            "serving stream {} with {} partitions while this instance has the lease",
+            jetstream.stream,
+            stream.partition_count
+        ),
+    }
     Ok(Serving {
         shards,
         source,
@@ -192,11 +199,12 @@ impl Serving {
 
 fn source_failed(failure: Option<SourceFailure>) -> Failed {
     match failure {
-        Some(failure @ (SourceFailure::Refused { .. } | SourceFailure::Forbidden(_))) => {
-            Failed::Misconfigured(failure.to_string())
-        }
+        Some(
+            failure
+            @ (SourceFailure::Refused { .. } | SourceFailure::Misfit(_) | SourceFailure::Forbidden(_)),
+        ) => Failed::Misconfigured(failure.to_string()),
         Some(failure) => Failed::Broken(failure.to_string()),
-        None => Failed::Broken("the Kafka thread has ended unexpectedly".to_owned()),
+        None => Failed::Broken("the source has ended unexpectedly".to_owned()),
     }
 }
 
@@ -252,12 +260,12 @@ async fn reach_cassandra(config: &Config) -> Result<CassandraStore, Failed> {
     }
 }
 
-async fn reach_stream(kafka: &KafkaSettings) -> Result<StreamInfo, Failed> {
+async fn reach_stream(settings: &StreamSettings) -> Result<StreamInfo, Failed> {
     let mut was_logged = false;
     loop {
-        match prepare(kafka).await {
+        match settings.prepare().await {
             Ok(stream) => {
-                log_reached(was_logged, "Kafka");
+                log_reached(was_logged, settings.server());
                 return Ok(stream);
             }
             Err(PrepareError::Misconfigured(error)) => return Err(Failed::Misconfigured(error)),

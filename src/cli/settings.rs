@@ -2,18 +2,66 @@
 
 use std::path::Path;
 
-use crate::config::Config;
+use metrics::Counter;
+
+use super::Failed;
+use crate::config::{Config, StreamKind};
 use crate::model::channel::Shape;
 use crate::model::counts::CountLimits;
 use crate::partition::{Settings, Share};
+use crate::query::{CannotConnect, connect, connect_once};
 use crate::shard::{STUCK_AFTER, ShardSettings};
+use crate::source::jetstream::JetStreamSettings;
 use crate::source::kafka::KafkaSettings;
+use crate::source::stream::StreamSettings;
 use crate::store::StreamIdentity;
 use crate::store::cassandra::{CassandraConfig, Password};
 use crate::wire::record::RecordLimits;
 
-/// For the source, the dead letters and `publish`.
-pub fn kafka(config: &Config) -> KafkaSettings {
+/// For the source and the dead letters. A connection to NATS is tried for as long as it takes.
+///
+/// # Errors
+/// Where NATS does not let us in.
+pub async fn stream(config: &Config) -> Result<StreamSettings, Failed> {
+    Ok(match config.stream.kind {
+        StreamKind::Kafka => StreamSettings::Kafka(kafka(config)),
+        StreamKind::JetStream => {
+            let client = connect(&config.nats, Counter::noop()).await;
+            let client = client.map_err(|error| Failed::Misconfigured(error.to_string()))?;
+            StreamSettings::JetStream(jetstream(config, client))
+        }
+    })
+}
+
+/// The same for `publish`, which would rather know at once that there is no server.
+///
+/// # Errors
+/// Where NATS can't be reached, or does not let us in.
+pub async fn stream_now(config: &Config) -> Result<StreamSettings, Failed> {
+    Ok(match config.stream.kind {
+        StreamKind::Kafka => StreamSettings::Kafka(kafka(config)),
+        StreamKind::JetStream => {
+            let client = connect_once(&config.nats).await.map_err(|error| match error {
+                CannotConnect::Unreachable(why) => Failed::Broken(why),
+                CannotConnect::Misconfigured(why) => Failed::Misconfigured(why),
+            })?;
+            StreamSettings::JetStream(jetstream(config, client))
+        }
+    })
+}
+
+fn jetstream(config: &Config, client: async_nats::Client) -> JetStreamSettings {
+    let jetstream = &config.stream.jetstream;
+    JetStreamSettings {
+        client,
+        stream: jetstream.stream.clone(),
+        partitions: jetstream.partitions,
+        replicas: jetstream.replicas,
+        epoch: config.stream.epoch,
+    }
+}
+
+fn kafka(config: &Config) -> KafkaSettings {
     let kafka = &config.stream.kafka;
     KafkaSettings {
         brokers: kafka.brokers.clone(),
@@ -73,6 +121,7 @@ pub fn shards(config: &Config, stream: StreamIdentity) -> ShardSettings {
             dirty: config.limits.max_dirty,
         },
         records: RecordLimits::from(&config.limits),
+        is_key_optional: config.stream.kind == StreamKind::JetStream,
         threads: cores.saturating_sub(1).max(1),
         stuck_after: STUCK_AFTER,
         stream,

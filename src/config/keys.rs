@@ -19,7 +19,7 @@ pub const KEYS: &[Key] = &[
     key(
         "stream.kind",
         "kafka",
-        "Where events come from: `kafka` (`jetstream` is not available in this version).",
+        "Where events come from: `kafka`, or `jetstream` (of the nats-server that `nats` names).",
     ),
     key(
         "stream.epoch",
@@ -65,7 +65,7 @@ pub const KEYS: &[Key] = &[
     key(
         "stream.jetstream.partitions",
         "16",
-        "Partitions of the stream, where it is created.",
+        "Partitions of the stream; another number takes another stream.",
     ),
     key(
         "stream.jetstream.replicas",

@@ -56,9 +56,6 @@ pub(super) fn config(reader: &mut Reader) -> Config {
 
 fn stream(reader: &mut Reader) -> Stream {
     let kind = reader.get("stream.kind", one_of(STREAM_KINDS));
-    if kind == StreamKind::JetStream {
-        reader.mistake("stream.kind", "not available in this version; must be \"kafka\"");
-    }
     Stream {
         kind,
         epoch: reader.get("stream.epoch", whole(0..=i64::from(LogPosition::EPOCHS_MAX) - 1)),

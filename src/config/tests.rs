@@ -282,7 +282,6 @@ fn each_value_out_of_range_is_a_mistake_that_says_what_is_allowed() {
         ("stream.kafka.topic", "a b", "must be a topic of letters"),
         ("stream.kafka.topic", &"t".repeat(246), "at most 245"),
         ("stream.kind", "kinesis", "must be \"kafka\" or \"jetstream\""),
-        ("stream.kind", "jetstream", "not available in this version"),
         ("store.kind", "sqlite", "must be \"cassandra\" or \"embedded\""),
         ("store.write_delay", "0s", "more than 0"),
         ("store.write_delay", "30", "a time with its unit"),

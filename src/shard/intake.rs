@@ -23,6 +23,7 @@ pub enum Next {
 pub struct Intake {
     partition: PartitionId,
     partition_count: u32,
+    is_key_optional: bool,
     limits: RecordLimits,
     records: VecDeque<RawRecord>,
     queued: Arc<AtomicUsize>,
@@ -38,12 +39,14 @@ impl Intake {
     pub fn new(
         partition: PartitionId,
         partition_count: u32,
+        is_key_optional: bool,
         limits: RecordLimits,
         queued: Arc<AtomicUsize>,
     ) -> Self {
         Intake {
             partition,
             partition_count,
+            is_key_optional,
             limits,
             records: VecDeque::new(),
             queued,
@@ -83,6 +86,7 @@ impl Intake {
         let place = Place {
             partition: self.partition,
             partition_count: self.partition_count,
+            is_key_optional: self.is_key_optional,
         };
         let is_json = record::is_json(&record.headers);
         match record::decode(

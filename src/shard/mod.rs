@@ -46,6 +46,8 @@ pub struct ShardSettings {
     pub capacity: Share,
     /// What records may be like.
     pub records: RecordLimits,
+    /// Whether a record without a key is as good as one with the right key: in JetStream.
+    pub is_key_optional: bool,
     /// Threads, at least 1.
     pub threads: usize,
     /// Which stream it is: stored with the positions.
@@ -95,6 +97,7 @@ enum Message {
     Records(RecordBatch),
     CaughtUp(PartitionId, u64, Offset),
     EndSeen(PartitionId, Offset),
+    RecordsBeyond(PartitionId, u64),
     Drain(PartitionId, u64, oneshot::Sender<LogPosition>),
     Forget(PartitionId, u64),
     Ask(PartitionId, Asked, oneshot::Sender<Result<Reply, Unanswered>>),
@@ -403,6 +406,11 @@ impl Owners for Shards {
 
     fn end_seen(&self, partition: PartitionId, next: Offset) {
         self.inner.send(partition, Message::EndSeen(partition, next));
+    }
+
+    fn records_beyond(&self, partition: PartitionId, records: u64) {
+        self.inner
+            .send(partition, Message::RecordsBeyond(partition, records));
     }
 }
 

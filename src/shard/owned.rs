@@ -36,6 +36,8 @@ pub struct Owned {
     pending_end: Option<Offset>,
     /// The offset that comes next at the end of the log, as last seen.
     end_seen: Option<Offset>,
+    /// Records of the log that were not handed over yet, where offsets don't tell.
+    records_beyond: Option<u64>,
     /// Since when the end of the log has been ahead.
     behind_since: Option<Millis>,
     waiting: HashMap<RequestId, Waiting>,
@@ -80,11 +82,13 @@ impl Owned {
             intake: Intake::new(
                 *id,
                 settings.stream.partition_count,
+                settings.is_key_optional,
                 settings.records,
                 Arc::clone(queued),
             ),
             pending_end: None,
             end_seen: Some(*live_at),
+            records_beyond: None,
             behind_since: None,
             waiting: HashMap::new(),
             last_request: 0,
@@ -146,6 +150,10 @@ impl Owned {
     pub fn saw_end(&mut self, now: Millis, next: Offset) {
         self.progress.end_told(now);
         self.end_seen = self.end_seen.max(Some(next));
+    }
+
+    pub fn saw_records_beyond(&mut self, records: u64) {
+        self.records_beyond = Some(records);
     }
 
     /// Takes some of the records that wait, as long as the partition wants them. Whether there were any.
@@ -357,7 +365,10 @@ impl Owned {
             read_states_cached: standing.read_states_cached as u64,
             channels_cached: standing.channels_cached as u64,
             dirty_entries: standing.dirty as u64,
-            applied_lag_records: end.saturating_sub(next),
+            applied_lag_records: match self.records_beyond {
+                None => end.saturating_sub(next),
+                Some(beyond) => beyond + (self.intake.len() + standing.waiting_records) as u64,
+            },
             phase: match self.partition.phase() {
                 Phase::CatchingUp | Phase::Live if self.progress.is_stuck() => "stuck",
                 Phase::CatchingUp => "catching-up",

@@ -124,6 +124,11 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
                     owned.saw_end(now, next);
                 }
             }
+            Message::RecordsBeyond(partition, records) => {
+                if let Some(owned) = self.owned.get_mut(&partition) {
+                    owned.saw_records_beyond(records);
+                }
+            }
             Message::Drain(partition, assignment, done) => {
                 let owned = self
                     .owned

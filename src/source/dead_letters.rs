@@ -1,7 +1,7 @@
-//! Records that can't be used, put aside in a topic of their own.
+//! Records that can't be used, put aside in a Kafka topic of their own.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::client::Client;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -12,6 +12,7 @@ use super::DeadLetter;
 use super::kafka::KafkaSettings;
 use super::kafka::context::PlainContext;
 use super::kafka::not_taken;
+use super::letter_log::LetterLog;
 use crate::shard::DeadLetterSink;
 use crate::wire::headers;
 
@@ -23,10 +24,6 @@ const MISSING_TOPIC_MS: &str = "3000";
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// The longest pause between two attempts.
 const RETRY_MAX: Duration = Duration::from_secs(5);
-/// At most one line in this time: one wrong publisher can make every record a dead letter.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
-/// How much of a key the log shows.
-const SHOWN_KEY_BYTES_MAX: usize = 40;
 
 type Sender = FutureProducer<PlainContext>;
 
@@ -35,15 +32,7 @@ pub struct DeadLetters {
     settings: KafkaSettings,
     topic: String,
     sender: Mutex<Sender>,
-    /// Some letter could not be delivered at the first attempt, and none was since.
-    failing: Mutex<bool>,
-    logged: Mutex<Logged>,
-}
-
-#[derive(Default)]
-struct Logged {
-    last: Option<Instant>,
-    left_out: u64,
+    log: LetterLog,
 }
 
 impl DeadLetters {
@@ -56,8 +45,7 @@ impl DeadLetters {
             settings: settings.clone(),
             topic: settings.dead_letter_topic(),
             sender: Mutex::new(sender(settings)?),
-            failing: Mutex::new(false),
-            logged: Mutex::new(Logged::default()),
+            log: LetterLog::new(&settings.topic, &settings.dead_letter_topic()),
         })
     }
 
@@ -65,21 +53,21 @@ impl DeadLetters {
     ///
     /// A value that is too large for the topic is cut, since the stream must go on; the letter says so.
     pub async fn send(&self, letter: DeadLetter) {
-        self.log(&letter);
+        self.log.put_aside(&letter);
         let value_bytes = letter.record.value.as_ref().map_or(0, bytes::Bytes::len);
         let mut kept_bytes = value_bytes;
         let mut pause = RETRY_MIN;
         loop {
             let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let Err(error) = self.attempt(&sender, &letter, kept_bytes).await else {
-                self.delivered();
+                self.log.delivered();
                 return;
             };
             if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) && kept_bytes > 0 {
                 kept_bytes /= 2;
                 continue;
             }
-            self.failed(&letter, &error);
+            self.log.failed(&letter, &error);
             self.replace_if_broken(&sender);
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
@@ -114,24 +102,6 @@ impl DeadLetters {
         }
     }
 
-    fn delivered(&self) {
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        if std::mem::take(&mut *failing) {
-            tracing::info!(topic = self.topic, "dead letters are delivered again");
-        }
-    }
-
-    fn failed(&self, letter: &DeadLetter, error: &KafkaError) {
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        if !std::mem::replace(&mut *failing, true) {
-            tracing::warn!(
-                topic = self.topic, source_partition = %letter.partition, source_offset = %letter.record.offset, %error,
-                "can't deliver a dead letter: the partition waits and tries again; see that the topic exists and that \
-                 we may write to it"
-            );
-        }
-    }
-
     /// An idempotent producer that has lost its place never sends again.
     fn replace_if_broken(&self, used: &Sender) {
         let Some((_, why)) = client(used).fatal_error() else {
@@ -156,25 +126,6 @@ impl DeadLetters {
                 "can't replace the producer of dead letters"
             ),
         }
-    }
-
-    fn log(&self, letter: &DeadLetter) {
-        let left_out = {
-            let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-            if logged.last.is_some_and(|last| last.elapsed() < LOG_INTERVAL) {
-                logged.left_out += 1;
-                return;
-            }
-            logged.last = Some(Instant::now());
-            std::mem::take(&mut logged.left_out)
-        };
-        let key = letter.record.key.as_deref().unwrap_or_default();
-        let key = String::from_utf8_lossy(&key[..key.len().min(SHOWN_KEY_BYTES_MAX)]);
-        tracing::warn!(
-            topic = self.settings.topic, partition = %letter.partition, offset = %letter.record.offset, %key,
-            reason = letter.reason, left_out,
-            "a record can't be used and goes to {}: {}", self.topic, letter.detail
-        );
     }
 }
 

@@ -1,9 +1,15 @@
-//! Where records come from: Kafka.
+//! Where records come from: Kafka, or NATS JetStream.
 
 pub mod dead_letters;
+pub mod failure;
+pub mod jetstream;
 pub mod kafka;
+mod letter_log;
+mod position;
+pub mod stats;
+pub mod stream;
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -81,6 +87,17 @@ pub trait Owners: Clone + Send + 'static {
     /// The end of a partition's log as the broker told it just now (the offset that comes next), for lag, and for
     /// noticing what is stuck.
     fn end_seen(&self, partition: PartitionId, next: Offset);
+
+    /// How many records of the partition there are that were not offered yet, as told just now. Only of a stream whose
+    /// partitions share their offsets, so that these don't tell it.
+    fn records_beyond(&self, _partition: PartitionId, _records: u64) {}
+}
+
+/// Assignment numbers tell ownerships apart in all processes, since stamps wander between them. So they begin at the
+/// clock, in microseconds, and go up by one.
+pub(crate) fn first_assignment() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_micros()).unwrap_or_default()
 }
 
 /// A partition that does not move although its log does.

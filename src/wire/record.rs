@@ -8,7 +8,7 @@ use crate::model::ids::{ChannelId, MAX_ID, MessageId, PartitionId, UserId};
 
 use super::event_json::event_from_json;
 use super::headers;
-use super::partitioner::{is_key_of, partition_of_key};
+use super::partitioner::{DecimalKey, is_key_of, partition_of_key};
 use super::proto::v1;
 
 /// How much of a key is shown in [`Unusable::detail`].
@@ -21,6 +21,8 @@ pub struct Place {
     pub partition: PartitionId,
     /// How many partitions the stream has; at least 1.
     pub partition_count: u32,
+    /// Whether a record without a key is as good as one with the right key: in JetStream.
+    pub is_key_optional: bool,
 }
 
 /// How large a record may be. `limits.max_…` of the configuration.
@@ -96,8 +98,12 @@ pub fn decode(
     }
     let event = event_from_bytes(value, json)?;
     let event = check(event, limits).map_err(invalid)?;
-    let key = check_key(key, event.channel)?;
-    check_partition(key, place)?;
+    match key {
+        None if place.is_key_optional => {
+            check_partition(DecimalKey::new(event.channel).as_bytes(), place)?;
+        }
+        key => check_partition(check_key(key, event.channel)?, place)?,
+    }
     Ok(event)
 }
 
@@ -198,6 +204,7 @@ fn check_partition(key: &[u8], place: Place) -> Result<(), Unusable> {
     let Place {
         partition,
         partition_count,
+        ..
     } = place;
     let right = partition_of_key(key, partition_count);
     if right == partition {
@@ -295,6 +302,7 @@ mod tests {
         let place = Place {
             partition: partition_of(ChannelId(channel), COUNT),
             partition_count: COUNT,
+            is_key_optional: false,
         };
         decode(key.map(str::as_bytes), value, json, place, &LIMITS)
     }
@@ -454,11 +462,37 @@ mod tests {
     }
 
     #[test]
+    fn where_the_key_is_optional_the_channel_tells_the_partition() {
+        let event = encode_event(&Event {
+            channel: ChannelId(7),
+            kind: EventKind::ChannelDeleted,
+        });
+        let right = partition_of(ChannelId(7), COUNT);
+        let at = |partition: u32, key: Option<&str>| {
+            let place = Place {
+                partition: PartitionId(partition),
+                partition_count: COUNT,
+                is_key_optional: true,
+            };
+            let key = key.map(str::as_bytes);
+            decode(key, Some(&event), false, place, &LIMITS).map_err(|unusable| unusable.reason)
+        };
+        assert!(at(right.0, None).is_ok() && at(right.0, Some("7")).is_ok());
+        assert_eq!(at((right.0 + 1) % COUNT, None), Err(Reason::Misrouted));
+        assert_eq!(
+            at(right.0, Some("8")),
+            Err(Reason::Invalid),
+            "one that is there counts"
+        );
+    }
+
+    #[test]
     fn checks_come_in_the_order_of_the_contract() {
         let right = partition_of(ChannelId(7), COUNT);
         let wrong = Place {
             partition: PartitionId((right.0 + 1) % COUNT),
             partition_count: COUNT,
+            is_key_optional: false,
         };
         let check = |key: &str, value: &[u8], reason, detail| {
             check_reason(

@@ -85,6 +85,10 @@ pub struct Seen {
     /// With the assignment of each.
     pub records: Vec<(u64, RawRecord)>,
     pub end: Option<u64>,
+    /// How many records are still to come, as told last.
+    pub beyond: Option<u64>,
+    /// The same, all that was told.
+    pub beyonds: Vec<u64>,
     /// It was given by the group, and where it begins is not known yet.
     pub assigning: bool,
     assignment: Option<u64>,
@@ -335,5 +339,12 @@ impl Owners for Recorder {
 
     fn end_seen(&self, partition: PartitionId, next: Offset) {
         self.state().seen.entry(partition).or_default().end = Some(next.0);
+    }
+
+    fn records_beyond(&self, partition: PartitionId, records: u64) {
+        let mut state = self.state();
+        let seen = state.seen.entry(partition).or_default();
+        seen.beyond = Some(records);
+        seen.beyonds.push(records);
     }
 }

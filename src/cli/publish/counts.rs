@@ -19,7 +19,7 @@ pub enum Refusal {
     Undecodable,
     /// An event that the service would send to the dead letters.
     Invalid,
-    /// Kafka did not take it.
+    /// The stream did not take it.
     NotTaken,
 }
 
@@ -29,7 +29,7 @@ impl fmt::Display for Refusal {
             Refusal::TooLong => "too long",
             Refusal::Undecodable => "no event in JSON",
             Refusal::Invalid => "invalid",
-            Refusal::NotTaken => "not taken by Kafka",
+            Refusal::NotTaken => "not taken by the stream",
         })
     }
 }

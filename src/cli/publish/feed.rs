@@ -7,60 +7,51 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use prost::Message as _;
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::DeliveryResult;
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use tokio::task::{JoinError, JoinHandle};
 
 use super::counts::{Counts, Published, Refusal};
+use super::into_jetstream::IntoJetStream;
+use super::into_kafka::IntoKafka;
 use crate::cli::Failed;
 use crate::model::ids::ChannelId;
-use crate::source::kafka::context::PlainContext;
-use crate::source::kafka::{KafkaSettings, not_taken, prepare};
+use crate::source::stream::StreamSettings;
 use crate::wire::event_json::event_from_json;
-use crate::wire::partitioner::{DecimalKey, partition_of};
 use crate::wire::record::{RecordLimits, check};
 
 /// The longest line. JSON takes up to some four times the bytes of protobuf.
 const LINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// How long to wait where librdkafka's queue is full.
-const QUEUE_FULL_WAIT: Duration = Duration::from_millis(1);
 /// How long the reader may take to notice that it is to stop. One that waits for input never does.
 const STOP_READING_MAX: Duration = Duration::from_millis(500);
-/// How long Kafka has to acknowledge what was sent once this is to stop.
+/// How long the stream has to acknowledge what was sent once this is to stop.
 const STOP_FLUSHING_MAX: Duration = Duration::from_secs(10);
-/// How long records are gathered: long enough for full batches, too short to be noticed by someone who types.
-const LINGER_MS: &str = "20";
-/// Bytes of a batch, before compression.
-const BATCH_BYTES: &str = "1000000";
-/// Records of a batch.
-const BATCH_RECORDS: &str = "50000";
-/// On a year of real chat a quarter of the bytes, for hardly any CPU. zstd makes it a seventh, for a tenth more.
-const COMPRESSION: &str = "lz4";
-
 /// Publishes events, canonical JSON, one a line, and returns when all are acknowledged, or soon after `stop`. Creates the
-/// topic where it is missing. The events of a channel keep their order; empty lines are skipped.
+/// stream where it is missing. The events of a channel keep their order; empty lines are skipped.
 ///
 /// # Errors
 /// Where the input can't be read or there is no stream. A refused line is no error: see [`Published`].
 pub async fn publish(
     input: impl BufRead + Send + 'static,
-    settings: &KafkaSettings,
+    settings: &StreamSettings,
     limits: &RecordLimits,
     counts: &Arc<Counts>,
     stop: impl Future<Output = ()>,
 ) -> Result<Published, Failed> {
     tokio::pin!(stop);
     let stream = tokio::select! {
-        stream = prepare(settings) => stream?,
+        stream = settings.prepare() => stream?,
         () = &mut stop => return Ok(counts.so_far()),
     };
     let feed = Arc::new(Feed {
-        producer: producer(settings, counts.clone())?,
-        topic: settings.topic.clone(),
-        partition_count: stream.partition_count,
+        into: match settings {
+            StreamSettings::Kafka(settings) => {
+                Into::Kafka(IntoKafka::new(settings, stream.partition_count, counts.clone())?)
+            }
+            StreamSettings::JetStream(settings) => Into::JetStream(Box::new(IntoJetStream::new(
+                settings,
+                stream.partition_count,
+                counts.clone(),
+            ))),
+        },
         limits: *limits,
         counts: counts.clone(),
         is_stopped: AtomicBool::new(false),
@@ -81,32 +72,36 @@ pub async fn publish(
     Ok(counts.so_far())
 }
 
-fn producer(
-    settings: &KafkaSettings,
-    counts: Arc<Counts>,
-) -> Result<ThreadedProducer<Acknowledging>, Failed> {
-    settings
-        .producer(&[
-            ("linger.ms", LINGER_MS),
-            ("batch.size", BATCH_BYTES),
-            ("batch.num.messages", BATCH_RECORDS),
-            ("compression.type", COMPRESSION),
-        ])
-        .create_with_context(Acknowledging {
-            log: PlainContext::default(),
-            counts,
-        })
-        .map_err(|error| Failed::Misconfigured(not_taken(&error)))
-}
-
-fn broken_off(result: Result<Result<(), String>, JoinError>) -> Result<(), String> {
+pub(super) fn broken_off(result: Result<Result<(), String>, JoinError>) -> Result<(), String> {
     result.unwrap_or_else(|error| Err(format!("publishing broke off: {error}")))
 }
 
+/// Where records go.
+enum Into {
+    Kafka(IntoKafka),
+    JetStream(Box<IntoJetStream>),
+}
+
+impl Into {
+    /// Sends a record, waiting where too many are under way; what becomes of it is counted.
+    fn send(&self, line: u64, channel: ChannelId, value: &[u8], is_stopped: &AtomicBool) {
+        match self {
+            Into::Kafka(into) => into.send(line, channel, value, is_stopped),
+            Into::JetStream(into) => into.send(line, channel, value, is_stopped),
+        }
+    }
+
+    /// Waits until everything is acknowledged or given up, at most for this time.
+    async fn flush(&self, time: Option<Duration>) -> Result<(), String> {
+        match self {
+            Into::Kafka(into) => into.flush(time).await,
+            Into::JetStream(into) => into.flush(time).await,
+        }
+    }
+}
+
 struct Feed {
-    producer: ThreadedProducer<Acknowledging>,
-    topic: String,
-    partition_count: u32,
+    into: Into,
     limits: RecordLimits,
     counts: Arc<Counts>,
     is_stopped: AtomicBool,
@@ -144,7 +139,10 @@ impl Feed {
             }
             value.clear();
             match self.encode(event, &mut value) {
-                Ok(channel) => self.send(number, channel, &value),
+                Ok(channel) => {
+                    self.counts.sent();
+                    self.into.send(number, channel, &value, &self.is_stopped);
+                }
                 Err((refusal, why)) => self.counts.refuse(refusal, number, &why),
             }
         }
@@ -174,33 +172,6 @@ impl Feed {
             .map_err(invalid)
     }
 
-    fn send(&self, line: u64, channel: ChannelId, value: &[u8]) {
-        let key = DecimalKey::new(channel);
-        let partition = partition_of(channel, self.partition_count);
-        let mut record = BaseRecord::with_opaque_to(&self.topic, usize::try_from(line).unwrap_or(usize::MAX))
-            .partition(i32::try_from(partition.0).unwrap_or(i32::MAX))
-            .key(key.as_bytes())
-            .payload(value);
-        self.counts.sent();
-        loop {
-            match self.producer.send(record) {
-                Ok(()) => return,
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
-                    // Counted as sent, it will be told as not acknowledged.
-                    if self.is_stopped.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    record = back;
-                    std::thread::sleep(QUEUE_FULL_WAIT);
-                }
-                Err((error, _)) => {
-                    let why = error.to_string();
-                    return self.counts.refuse(Refusal::NotTaken, line, &why);
-                }
-            }
-        }
-    }
-
     async fn stop_reading(&self, reading: &mut JoinHandle<Result<(), String>>) -> Result<(), String> {
         self.is_stopped.store(true, Ordering::Relaxed);
         match tokio::time::timeout(STOP_READING_MAX, reading).await {
@@ -210,26 +181,16 @@ impl Feed {
     }
 
     /// Waits until everything is acknowledged or given up; once this is to stop, for a while only.
-    async fn flush(self: &Arc<Self>, is_stopped: bool, stop: impl Future<Output = ()>) -> Result<(), String> {
+    async fn flush(&self, is_stopped: bool, stop: impl Future<Output = ()>) -> Result<(), String> {
         if !is_stopped {
             tokio::select! {
-                flushed = self.flush_for(None) => return flushed,
+                flushed = self.into.flush(None) => return flushed,
                 () = stop => {}
             }
         }
         // What is not acknowledged then is told by the counts.
-        let _ = self.flush_for(Some(STOP_FLUSHING_MAX)).await;
+        let _ = self.into.flush(Some(STOP_FLUSHING_MAX)).await;
         Ok(())
-    }
-
-    async fn flush_for(self: &Arc<Self>, time: Option<Duration>) -> Result<(), String> {
-        let feed = self.clone();
-        let flushing = tokio::task::spawn_blocking(move || {
-            feed.producer
-                .flush(time)
-                .map_err(|error| format!("not everything that was sent is acknowledged: {error}"))
-        });
-        broken_off(flushing.await)
     }
 }
 
@@ -247,38 +208,6 @@ fn skip_line(input: &mut impl BufRead) -> io::Result<u64> {
         input.consume(length);
         if end.is_some() {
             return Ok(skipped);
-        }
-    }
-}
-
-/// Counts what is acknowledged.
-struct Acknowledging {
-    log: PlainContext,
-    counts: Arc<Counts>,
-}
-
-impl ClientContext for Acknowledging {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.log.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.log.error(error, reason);
-    }
-}
-
-impl ProducerContext for Acknowledging {
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, line: usize) {
-        match result {
-            Ok(record) => {
-                let bytes = record.payload_len() + record.key_len();
-                self.counts.acknowledged(bytes as u64);
-            }
-            Err((error, _)) => self
-                .counts
-                .refuse(Refusal::NotTaken, line as u64, &error.to_string()),
         }
     }
 }

@@ -99,7 +99,7 @@ mod tests {
         let text = summary(&counts.so_far(), Duration::from_secs(2), true);
         let expected = "published 1 events, 1.5 kB, in 2.0 s, 0 events/s; 10 refused\n9 lines: invalid\n  line 1: wrong 1\n  \
                         line 2: wrong 2\n  line 3: wrong 3\n  line 4: wrong 4\n  line 5: wrong 5\n  and 4 further lines\n\
-                        1 lines: not taken by Kafka\n  line 12: broker\n1 events are not acknowledged: they may be there or \
+                        1 lines: not taken by the stream\n  line 12: broker\n1 events are not acknowledged: they may be there or \
                         not\ninterrupted after line 1: the lines after it were not published\n";
         assert_eq!(text, expected);
     }

@@ -24,18 +24,19 @@ mod reading;
 mod settings;
 mod timings;
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use crossbeam_channel::Sender;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tokio::sync::mpsc;
 
-pub use locate::Refusal;
-pub use prepare::{PrepareError, StreamInfo, prepare};
+pub use super::failure::{PrepareError, SourceFailure, StreamInfo};
+pub use super::position::Refusal;
+pub use super::stats::SourceStats;
+pub use prepare::prepare;
 pub use settings::KafkaSettings;
 pub(crate) use settings::not_taken;
 
@@ -46,58 +47,13 @@ use self::locate::Locator;
 use self::membership::Membership;
 use self::reader::Reader;
 use self::settings::CLIENT_ID;
-use super::Owners;
-use crate::model::ids::{LogPosition, Offset, PartitionId};
+use super::stats::Seen;
+use super::{Owners, first_assignment};
+use crate::model::ids::{Offset, PartitionId};
 use crate::store::{Store, StreamIdentity};
 
 /// Failures that wait for the wiring to look; one is enough to end the process.
 const FAILURES_MAX: usize = 16;
-
-/// Why the process can't go on like this. The partitions that aren't named go on until it ends.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceFailure {
-    /// A stored position does not fit the log.
-    #[error("topic {topic:?}, partition {partition} is refused: {refusal}")]
-    Refused {
-        /// The topic.
-        topic: String,
-        /// The partition.
-        partition: PartitionId,
-        /// Why, and what to do.
-        refusal: Refusal,
-    },
-    /// A batch of records is damaged.
-    #[error(
-        "topic {topic:?} has records that can't be read ({error}), and they are not skipped: check the broker's log \
-         and disk, then start again"
-    )]
-    Unreadable {
-        /// The topic.
-        topic: String,
-        /// What librdkafka says.
-        error: String,
-    },
-    /// A partition does not move although its log does, and taking it anew did not help.
-    #[error(
-        "topic {topic:?}, partition {partition} is stuck after record {applied} although its log goes on, also after it \
-         was read again from the stored position: ending, so that another instance takes it. If that one ends like \
-         this too, look at this record and at what the log says of this partition"
-    )]
-    Stuck {
-        /// The topic.
-        topic: String,
-        /// The partition.
-        partition: PartitionId,
-        /// The last record applied.
-        applied: LogPosition,
-    },
-    /// The brokers do not let us read, and never did.
-    #[error("{0}")]
-    Forbidden(String),
-    /// librdkafka gave up.
-    #[error("{0}")]
-    Fatal(String),
-}
 
 /// Reads the stream and feeds the owners of its partitions, until it is stopped.
 ///
@@ -209,55 +165,16 @@ fn process_name() -> String {
     format!("{}-{}", std::process::id(), first_assignment())
 }
 
-/// Assignment numbers tell ownerships apart in all processes, since stamps wander between them. So they begin at the
-/// clock, in microseconds, and go up by one.
-fn first_assignment() -> u64 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_1970.as_micros()).unwrap_or_default()
-}
-
-/// What the source counts, for metrics.
-#[derive(Debug, Default)]
-pub struct SourceStats {
-    /// Times that the group gave partitions.
-    pub assigned: AtomicU64,
-    /// Times that it wanted some back.
-    pub revoked: AtomicU64,
-    /// Times that it had given them to others already.
-    pub lost: AtomicU64,
-    /// Partitions that are paused now since their owners take no more.
-    pub paused: AtomicU64,
-    /// Whether a broker answers. Where there is nothing to read it takes up to a second to notice that one does again.
-    pub is_connected: AtomicBool,
-    /// The log says that none does.
-    is_away_logged: AtomicBool,
-    committed: Mutex<BTreeMap<PartitionId, Offset>>,
-}
-
 impl SourceStats {
-    /// The offset that comes next as last committed to the group, for each owned partition that has one.
-    pub fn committed(&self) -> BTreeMap<PartitionId, Offset> {
-        self.committed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
     /// Takes note of whether a broker answers. The log says so once when that ends and once when it does again.
     fn saw_broker(&self, answer: Result<(), &str>) {
-        let was_connected = self.is_connected.swap(answer.is_ok(), Ordering::Relaxed);
-        match answer {
-            Err(why) if was_connected => {
-                self.is_away_logged.store(true, Ordering::Relaxed);
-                tracing::warn!(
-                    "Kafka can't be reached: {why}; this is tried again until it works, nothing is lost, and answers go \
-                     on as of the last record for stream.kafka's session.timeout.ms: check that a broker of \
-                     stream.kafka.brokers is up and can be reached"
-                );
-            }
-            Ok(()) if self.is_away_logged.swap(false, Ordering::Relaxed) => {
-                tracing::info!("Kafka answers again");
-            }
+        match (self.saw_server(answer.is_ok()), answer) {
+            (Some(Seen::Away), Err(why)) => tracing::warn!(
+                "Kafka can't be reached: {why}; this is tried again until it works, nothing is lost, and answers go \
+                 on as of the last record for stream.kafka's session.timeout.ms: check that a broker of \
+                 stream.kafka.brokers is up and can be reached"
+            ),
+            (Some(Seen::Back), _) => tracing::info!("Kafka answers again"),
             _ => {}
         }
     }
@@ -267,15 +184,15 @@ impl SourceStats {
     }
 
     fn moved(&self, from: Phase, to: Phase) {
-        if from != Phase::Paused && to == Phase::Paused {
-            self.paused.fetch_add(1, Ordering::Relaxed);
-        } else if from == Phase::Paused && to != Phase::Paused {
-            self.paused.fetch_sub(1, Ordering::Relaxed);
-        }
+        match (from == Phase::Paused, to == Phase::Paused) {
+            (false, true) => self.paused.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.paused.fetch_sub(1, Ordering::Relaxed),
+            _ => return,
+        };
     }
 
     fn set_committed(&self, partition: PartitionId, next: Option<u64>) {
-        let mut committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut committed = self.committed_table();
         match next {
             Some(next) => committed.insert(partition, Offset(next)),
             None => committed.remove(&partition),

@@ -8,8 +8,8 @@ use tokio::task::AbortHandle;
 
 use super::batch::BatchBuilder;
 use super::lifecycle::Phase;
-use super::locate::{Refusal, Start};
 use crate::model::ids::{LogPosition, PartitionId};
+use crate::source::position::{Refusal, Start};
 use crate::source::{Owners, RecordBatch};
 
 /// How long an owner may refuse everything before reading its partition is paused. Pausing throws away what

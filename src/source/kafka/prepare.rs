@@ -10,6 +10,7 @@ use rdkafka::metadata::Metadata;
 
 use super::context::{AskContext, PlainContext, Said};
 use super::settings::{KafkaSettings, not_taken};
+use crate::source::failure::{PrepareError, StreamInfo};
 
 /// How long one question to the broker may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,26 +24,6 @@ const CREATE_TIMEOUT: Duration = Duration::from_secs(30);
 const VISIBLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often to look whether it can.
 const VISIBLE_INTERVAL: Duration = Duration::from_millis(100);
-
-/// What the stream is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StreamInfo {
-    /// How many partitions it has.
-    pub partition_count: u32,
-    /// Tells it from other streams: the cluster's id and the topic's name.
-    pub stream_id: String,
-}
-
-/// Why there is no stream.
-#[derive(Debug, thiserror::Error)]
-pub enum PrepareError {
-    /// Kafka can't be reached: trying again can help.
-    #[error("{0}")]
-    Unreachable(String),
-    /// Something has to be changed first.
-    #[error("{0}")]
-    Misconfigured(String),
-}
 
 /// Creates the topic of the stream and its dead-letter topic where they are missing, and learns what they are. What
 /// exists is used as it is.

@@ -14,12 +14,13 @@ use tokio::task::JoinHandle;
 use super::context::{FetcherContext, GroupEvent, MemberContext};
 use super::handover::{Commits, Handover};
 use super::lifecycle::{self, Action, Event, Phase};
-use super::locate::{Locator, Refusal, Start};
+use super::locate::Locator;
 use super::membership::Membership;
 use super::owned::Owned;
 use super::timings::{Assignment, list};
 use super::{SourceFailure, SourceStats};
 use crate::model::ids::{Offset, PartitionId};
+use crate::source::position::{Refusal, Start};
 use crate::source::{Owners, Stuck};
 use crate::store::Store;
 
