@@ -105,6 +105,13 @@ pub struct JetStream {
     pub replicas: u32,
 }
 
+impl JetStream {
+    /// What the subjects of records and of dead letters begin with: whatever is published there becomes a record.
+    pub fn subject_prefixes(&self) -> [String; 2] {
+        [self.stream.clone(), format!("{}-dlq", self.stream)]
+    }
+}
+
 /// Section `nats`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Nats {

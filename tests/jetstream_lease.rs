@@ -14,11 +14,12 @@ use serde_json::Value;
 use support::servers::{Cassandra, Nats, wait_for};
 use support::service::{Deployment, Service};
 
+const STREAM: &str = "lease-events";
 const PARTITIONS: u32 = 4;
 const CHANNEL: u64 = 42;
 const READER: u64 = 8;
 const DEADLINE: Duration = Duration::from_secs(60);
-/// What the issue allows from a kill to answers by a standby.
+/// From a kill to answers by a standby, at most.
 const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(10);
 /// Questions that wait for a stopped holder when it wakes up.
 const ASKED_ASLEEP: u32 = 3000;
@@ -84,7 +85,7 @@ async fn a_standby_takes_over_and_a_holder_that_wakes_up_does_no_harm() {
         partitions: PARTITIONS,
         settings: vec![
             ("stream.kind", "jetstream".to_owned()),
-            ("stream.jetstream.stream", name.clone()),
+            ("stream.jetstream.stream", STREAM.to_owned()),
             ("stream.jetstream.partitions", PARTITIONS.to_string()),
             ("store.write_delay", "200ms".to_owned()),
         ],
@@ -104,6 +105,20 @@ async fn a_standby_takes_over_and_a_holder_that_wakes_up_does_no_harm() {
         "a standby is ready: {}",
         second.page("/readyz")
     );
+
+    // A reply that is to go where records come from goes nowhere.
+    let last = async || {
+        let context = async_nats::jetstream::new(nats.clone());
+        let mut stream = context.get_stream(STREAM).await.unwrap();
+        stream.info().await.unwrap().state.last_sequence
+    };
+    let before = last().await;
+    for reply in [format!("{STREAM}.0"), format!("{STREAM}-dlq.0")] {
+        let asked = nats.publish_with_reply(format!("{name}.v1.get"), reply, question().into());
+        asked.await.unwrap();
+    }
+    until_unread(&nats, &name, 10).await;
+    assert_eq!(last().await, before);
 
     // One that is killed.
     let killed = Instant::now();

@@ -9,7 +9,7 @@ use tokio::task::{JoinError, JoinHandle};
 
 use super::reached::Reached;
 use super::{Failed, published, settings};
-use crate::config::{Config, StoreKind};
+use crate::config::{Config, StoreKind, StreamKind};
 use crate::ops::{http, metrics};
 use crate::query::{self, QueryService, REQUESTS_IN_WORK_MAX, ServiceOptions, Subjects, connect};
 use crate::shard::Shards;
@@ -119,7 +119,7 @@ pub async fn start(config: Config, listener: TcpListener) -> Result<Serving, Fai
     let publisher = published::Publisher::new(shards.clone(), source.stats(), &config.cache);
     reached.running(publisher, &shards, source.stats());
     let options = ServiceOptions {
-        subjects: Subjects::new(&config.nats.subject_prefix, &[]),
+        subjects: Subjects::new(&config.nats.subject_prefix, &record_subjects(&config)),
         instance,
         partition_count: stream.partition_count,
         keys_max: config.limits.max_keys,
@@ -194,6 +194,14 @@ impl Serving {
         let _ = self.admin_stop.send(true);
         tracing::info!("drained");
         stopped
+    }
+}
+
+/// Where no reply may go, since it would be a record.
+fn record_subjects(config: &Config) -> Vec<String> {
+    match config.stream.kind {
+        StreamKind::Kafka => Vec::new(),
+        StreamKind::JetStream => config.stream.jetstream.subject_prefixes().to_vec(),
     }
 }
 

@@ -38,7 +38,7 @@ pub(super) const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("
 
 /// Reads everything.
 pub(super) fn config(reader: &mut Reader) -> Config {
-    Config {
+    let config = Config {
         stream: stream(reader),
         nats: nats(reader),
         store: store(reader),
@@ -51,6 +51,21 @@ pub(super) fn config(reader: &mut Reader) -> Config {
         },
         log: log(reader),
         limits: limits(reader),
+    };
+    check_subjects(reader, &config);
+    config
+}
+
+/// Questions below the stream's subjects would be records of it.
+fn check_subjects(reader: &mut Reader, config: &Config) {
+    let first = config.nats.subject_prefix.split('.').next().unwrap_or_default();
+    let stream = &config.stream.jetstream;
+    if config.stream.kind == StreamKind::JetStream
+        && stream.subject_prefixes().iter().any(|taken| taken == first)
+    {
+        let problem = "nats.subject_prefix must not begin with the name of the stream or of its dead letters";
+        reader.mistake("nats.subject_prefix", problem);
+        reader.mistake("stream.jetstream.stream", problem);
     }
 }
 

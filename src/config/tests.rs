@@ -318,6 +318,26 @@ fn each_value_out_of_range_is_a_mistake_that_says_what_is_allowed() {
 }
 
 #[test]
+fn questions_are_not_asked_below_the_subjects_of_the_stream() {
+    let given = |prefix: &str, kind: &str| {
+        Given::flags(&[
+            ("stream.jetstream.stream", "events"),
+            ("nats.subject_prefix", prefix),
+            ("stream.kind", kind),
+        ])
+    };
+    for prefix in ["events", "events.questions", "events-dlq.x"] {
+        let mistakes = given(prefix, "jetstream").mistakes();
+        assert!(
+            mistakes.contains("must not begin with the name of the stream"),
+            "{mistakes}"
+        );
+        given(prefix, "kafka").config();
+    }
+    given("eventsquestions", "jetstream").config();
+}
+
+#[test]
 fn all_mistakes_are_reported_at_once_with_key_origin_value_and_what_is_allowed() {
     let given = Given::file(
         r#"
