@@ -17,12 +17,10 @@ use readstates::source::failure::{PrepareError, SourceFailure, StreamInfo};
 use readstates::source::jetstream::dead_letters::DeadLetters;
 use readstates::source::jetstream::{JetStreamSettings, JetStreamSource, prepare};
 use readstates::source::{DeadLetter, RawRecord};
-use readstates::store::{StoredPosition, StreamIdentity};
-use support::owners::{Positions, Recorder, Seen, Told};
+use readstates::store::StoredPosition;
+use support::owners::{DEADLINE, Positions, Recorder, Seen, Told, at, identity, until};
 use support::servers::Nats;
 use tokio::sync::mpsc;
-
-const DEADLINE: Duration = Duration::from_secs(60);
 
 fn server() -> String {
     static SERVER: OnceLock<Nats> = OnceLock::new();
@@ -54,30 +52,6 @@ fn start(settings: &JetStreamSettings, stream: &StreamInfo, positions: &Position
         owners,
         source,
         failures,
-    }
-}
-
-fn identity(stream: &StreamInfo) -> StreamIdentity {
-    StreamIdentity {
-        stream_id: stream.stream_id.clone(),
-        partition_count: stream.partition_count,
-        epoch: 0,
-    }
-}
-
-fn at(stream: &StreamInfo, offset: u64) -> StoredPosition {
-    StoredPosition {
-        durable: LogPosition::new(0, Offset(offset)),
-        stream: identity(stream),
-    }
-}
-
-/// Waits until something holds.
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + DEADLINE;
-    while !holds() {
-        assert!(Instant::now() < end, "waited {DEADLINE:?} for: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

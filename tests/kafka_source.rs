@@ -19,12 +19,10 @@ use readstates::model::ids::{LogPosition, Offset, PartitionId};
 use readstates::source::kafka::{
     KafkaSettings, KafkaSource, PrepareError, Refusal, SourceFailure, StreamInfo, prepare,
 };
-use readstates::store::{StoredPosition, StreamIdentity};
-use support::owners::{Positions, Recorder, Seen, Told};
+use support::owners::{DEADLINE, Positions, Recorder, Seen, Told, at, identity, until};
 use support::servers::Kafka;
 use tokio::sync::mpsc;
 
-const DEADLINE: Duration = Duration::from_secs(60);
 /// Short, so that a killed member is noticed soon.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
 
@@ -65,30 +63,6 @@ fn start(settings: &KafkaSettings, stream: &StreamInfo, positions: &Positions) -
         owners,
         source,
         failures,
-    }
-}
-
-fn identity(stream: &StreamInfo) -> StreamIdentity {
-    StreamIdentity {
-        stream_id: stream.stream_id.clone(),
-        partition_count: stream.partition_count,
-        epoch: 0,
-    }
-}
-
-fn at(stream: &StreamInfo, offset: u64) -> StoredPosition {
-    StoredPosition {
-        durable: LogPosition::new(0, Offset(offset)),
-        stream: identity(stream),
-    }
-}
-
-/// Waits until something holds.
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + DEADLINE;
-    while !holds() {
-        assert!(Instant::now() < end, "waited {DEADLINE:?} for: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use readstates::model::ids::{ChannelId, LogPosition, Offset, PartitionId, UserId};
 use readstates::model::read_state::ReadState;
 use readstates::partition::io::{LoadKey, LoadedRow, Write};
+use readstates::source::failure::StreamInfo;
 use readstates::source::{Confirmed, Owners, RawRecord, RecordBatch, Stuck};
 use readstates::store::{Store, StoreError, StoredPosition, StreamIdentity};
 use tokio::sync::oneshot;
@@ -346,5 +348,34 @@ impl Owners for Recorder {
         let seen = state.seen.entry(partition).or_default();
         seen.beyond = Some(records);
         seen.beyonds.push(records);
+    }
+}
+
+/// The stream that a source has learned of.
+pub fn identity(stream: &StreamInfo) -> StreamIdentity {
+    StreamIdentity {
+        stream_id: stream.stream_id.clone(),
+        partition_count: stream.partition_count,
+        epoch: 0,
+    }
+}
+
+/// A position of it, as stored.
+pub fn at(stream: &StreamInfo, offset: u64) -> StoredPosition {
+    StoredPosition {
+        durable: LogPosition::new(0, Offset(offset)),
+        stream: identity(stream),
+    }
+}
+
+/// How long something may take that is to happen.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Waits until something holds.
+pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < end, "waited {DEADLINE:?} for: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
