@@ -170,13 +170,8 @@ impl Serving {
             () = shutdown => None,
             failure = self.failures.recv() => Some(source_failed(failure)),
             refused = &mut self.refused => Some(nats_refused(refused)),
-            why = self.shards.rolled_back() => {
-                let failed = Failed::Broken(why);
-                tell(&failed);
-                // Nothing is written; this only tells the group, so that others take the partitions soon.
-                let _ = self.drain().await;
-                return Err(failed);
-            }
+            // Nothing is written any more; draining only tells the group, so that others take the partitions soon.
+            why = self.shards.rolled_back() => Some(Failed::Broken(why)),
         };
         self.refused.abort();
         // At once, since draining may take a while.
