@@ -75,6 +75,16 @@ pub enum StreamKind {
     JetStream,
 }
 
+impl StreamKind {
+    /// What people call the server.
+    pub fn server(self) -> &'static str {
+        match self {
+            StreamKind::Kafka => "Kafka",
+            StreamKind::JetStream => "JetStream",
+        }
+    }
+}
+
 /// Section `stream.kafka`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kafka {

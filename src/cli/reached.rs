@@ -62,10 +62,6 @@ impl Reached {
                 connected: Box::new(move || connected(&shared)),
             }
         };
-        let stream_server = match stream {
-            StreamKind::Kafka => "Kafka",
-            StreamKind::JetStream => "JetStream",
-        };
         vec![
             dependency("NATS", |shared| {
                 let nats = shared.nats.get();
@@ -76,7 +72,7 @@ impl Reached {
                 let is_away = running.is_some_and(|running| running.shards.store_is_away());
                 shared.store.load(Ordering::Relaxed) && !is_away
             }),
-            dependency(stream_server, |shared| {
+            dependency(stream.server(), |shared| {
                 let running = shared.running.get();
                 running.is_some_and(|running| running.source.is_connected.load(Ordering::Relaxed))
             }),

@@ -100,7 +100,7 @@ pub async fn start(config: Config, listener: TcpListener) -> Result<Serving, Fai
     let store = reach_store(&config).await?;
     reached.store();
     let stream_settings = settings::stream(&config).await?;
-    let stream = reach_stream(&stream_settings).await?;
+    let stream = reach_stream(&stream_settings, config.stream.kind).await?;
 
     let identity = StreamIdentity {
         stream_id: stream.stream_id.clone(),
@@ -263,12 +263,12 @@ async fn reach_cassandra(config: &Config) -> Result<CassandraStore, Failed> {
     }
 }
 
-async fn reach_stream(settings: &StreamSettings) -> Result<StreamInfo, Failed> {
+async fn reach_stream(settings: &StreamSettings, kind: StreamKind) -> Result<StreamInfo, Failed> {
     let mut was_logged = false;
     loop {
         match settings.prepare().await {
             Ok(stream) => {
-                log_reached(was_logged, settings.server());
+                log_reached(was_logged, kind.server());
                 return Ok(stream);
             }
             Err(PrepareError::Misconfigured(error)) => return Err(Failed::Misconfigured(error)),

@@ -35,14 +35,6 @@ impl StreamSettings {
         }
     }
 
-    /// What people call the server.
-    pub fn server(&self) -> &'static str {
-        match self {
-            StreamSettings::Kafka(_) => "Kafka",
-            StreamSettings::JetStream(_) => "JetStream",
-        }
-    }
-
     /// The way to the dead letters.
     ///
     /// # Errors
