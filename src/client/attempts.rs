@@ -45,8 +45,12 @@ where
     Req: Message,
     Rep: Message + Default,
 {
+    let silence_of = || QueryError::new(Code::TimedOut, format_args!("no answer on {subject} in time"));
     if patience.is_once {
-        return Ok(ask(client, subject, request, patience.timeout).await?);
+        // Handing the question over can take time as well, while the connection stands still.
+        let asking = ask(client, subject, request, patience.timeout);
+        let answer = tokio::time::timeout(patience.timeout + GRACE + GRACE, asking).await;
+        return Ok(answer.unwrap_or_else(|_| Err(silence_of()))?);
     }
     let deadline = Instant::now() + patience.timeout;
     let attempt = || {
@@ -90,8 +94,7 @@ where
             () = sleep_until(deadline + GRACE + GRACE) => break,
         }
     }
-    let silent = || QueryError::new(Code::TimedOut, format_args!("no answer on {subject} in time"));
-    Err(failure.unwrap_or_else(silent).into())
+    Err(failure.unwrap_or_else(silence_of).into())
 }
 
 /// When to ask again; once more just before the deadline, rather than after it.

@@ -36,6 +36,11 @@ impl IntoFuture for Explain {
         async move {
             let subject = self.question.client.subjects.explain();
             let reply: v1::ExplainReply = self.question.ask(&subject, &self.key).await?;
+            if reply.read_state.is_none() {
+                return Err(AskError::Unavailable(format!(
+                    "the answer on {subject} has no read state: does something else listen there?"
+                )));
+            }
             Ok(reply.into())
         }
         .boxed()
