@@ -27,6 +27,7 @@ pub use effective::Effective;
 pub use keys::{KEYS, Key, reference};
 pub use layers::{FILE_DEFAULT, VARIABLE_PREFIX};
 pub use mistakes::{Mistake, Mistakes};
+pub(crate) use parse::is_nats_url;
 pub use properties::Properties;
 pub use secret::Secret;
 pub use tls::handshake_advice;

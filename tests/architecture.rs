@@ -14,7 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("oracle", &["model", "partition"]),
     ("wire", &["model", "partition"]),
     ("config", &["model", "wire"]),
-    ("client", &["model", "wire", "config"]),
+    ("client", &["model", "wire", "config", "source", "query"]),
     ("shard", &["model", "partition", "wire", "config"]),
     ("source", &["model", "partition", "wire", "config", "shard"]),
     ("store", &["model", "partition", "wire", "config", "shard"]),
@@ -118,6 +118,9 @@ fn what_is_forbidden_is_found() {
             1,
         ),
         ("src/cli/serve.rs", "use crate::source::kafka::Reader;", 0),
+        ("src/client/get.rs", "use crate::query::ask;", 0),
+        ("src/client/get.rs", "use crate::store::Store;", 1),
+        ("src/query/get.rs", "use crate::client::Client;", 1),
         ("src/shard.rs", "use super::source::kafka;", 1),
         ("src/wire/record.rs", "use super::super::source::kafka;", 1),
         (

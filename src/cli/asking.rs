@@ -3,18 +3,14 @@
 use std::io::{self, ErrorKind, Write};
 use std::time::Duration;
 
-use async_nats::Client;
 use clap::Args;
 use prost::{Message, Name};
 
 use super::Failed;
+use crate::client::{AskError, CannotConnect, Client, Options};
 use crate::config::Config;
 use crate::model::ids::MAX_ID;
-use crate::query::{CannotConnect, QueryError, Subjects, ask, connect_once};
 use crate::wire::query::{Form, encode_reply};
-
-/// How long connecting may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How to ask, and how to show the answer.
 #[derive(Debug, Args)]
@@ -22,7 +18,7 @@ pub struct Asking {
     /// Prints the reply as JSON.
     #[arg(long)]
     pub json: bool,
-    /// How long to wait for the answer.
+    /// How long to wait for the answer; what can pass by itself is asked again meanwhile.
     #[arg(long, default_value_t = 2000, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     timeout: u64,
 }
@@ -43,60 +39,25 @@ pub fn id(text: &str) -> Result<u64, String> {
     id.ok_or_else(|| format!("an id is a whole number from 1 to {MAX_ID}"))
 }
 
-/// A connection to NATS, and the subjects of the deployment.
-#[derive(Clone, Debug)]
-pub struct Connection {
-    /// The connection.
-    pub client: Client,
-    /// Whom to ask.
-    pub subjects: Subjects,
+/// Connects, and does not wait for a server that isn't there.
+///
+/// # Errors
+/// Which server can't be reached or does not let us in, and which settings to look at.
+pub async fn connect(config: &Config) -> Result<Client, Failed> {
+    Ok(Client::connect(Options::from(&config.nats)).await?)
 }
 
-impl Connection {
-    /// Connects, and does not wait for a server that isn't there.
-    ///
-    /// # Errors
-    /// Which server can't be reached or does not let us in, and which settings to look at.
-    pub async fn open(config: &Config) -> Result<Self, Failed> {
-        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, connect_once(&config.nats));
-        let client = match connecting.await {
-            Ok(Ok(client)) => client,
-            Ok(Err(CannotConnect::Misconfigured(why))) => return Err(Failed::Misconfigured(why)),
-            Ok(Err(CannotConnect::Unreachable(why))) => return Err(Failed::Broken(why)),
-            Err(_) => {
-                return Err(Failed::Broken(format!(
-                    "nats.url {} does not answer within {} s: is this its address?",
-                    config.nats.urls.join(","),
-                    CONNECT_TIMEOUT.as_secs()
-                )));
-            }
-        };
-        Ok(Connection {
-            client,
-            subjects: Subjects::new(&config.nats.subject_prefix, &[]),
-        })
-    }
-
-    /// Asks and waits for the answer.
-    ///
-    /// # Errors
-    /// The code and the text of the reply, or that nobody answered.
-    pub async fn ask<Req, Rep>(
-        &self,
-        subject: &str,
-        request: &Req,
-        timeout: Duration,
-    ) -> Result<Rep, QueryError>
-    where
-        Req: Message,
-        Rep: Message + Default,
-    {
-        ask(&self.client, subject, request, timeout).await
+impl From<CannotConnect> for Failed {
+    fn from(error: CannotConnect) -> Self {
+        match error {
+            CannotConnect::Unreachable(why) => Failed::Broken(why),
+            CannotConnect::Misconfigured(why) | CannotConnect::Refused(why) => Failed::Misconfigured(why),
+        }
     }
 }
 
-impl From<QueryError> for Failed {
-    fn from(error: QueryError) -> Self {
+impl From<AskError> for Failed {
+    fn from(error: AskError) -> Self {
         Failed::Broken(error.to_string())
     }
 }

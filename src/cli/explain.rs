@@ -3,10 +3,12 @@
 use clap::Args;
 
 use super::Failed;
-use super::asking::{Asking, Connection, id, print, print_json};
+use super::asking::{self, Asking, id, print, print_json};
 use super::get::read_states;
+use crate::client::Explanation;
 use crate::config::Config;
-use crate::wire::proto::v1::{ExplainReply, Key};
+use crate::model::ids::{ChannelId, ReadStateKey, UserId};
+use crate::wire::proto::v1::ExplainReply;
 
 /// What to ask.
 #[derive(Debug, Args)]
@@ -26,22 +28,21 @@ pub struct Arguments {
 /// # Errors
 /// What the service said, or that nobody answered.
 pub async fn run(config: &Config, arguments: &Arguments) -> Result<(), Failed> {
-    let connection = Connection::open(config).await?;
-    let key = Key {
-        user_id: arguments.user,
-        channel_id: arguments.channel,
+    let client = asking::connect(config).await?;
+    let key = ReadStateKey {
+        user: UserId(arguments.user),
+        channel: ChannelId(arguments.channel),
     };
-    let subject = connection.subjects.explain();
-    let reply: ExplainReply = connection.ask(&subject, &key, arguments.asking.timeout()).await?;
+    let explanation = client.explain(key).timeout(arguments.asking.timeout()).await?;
     match arguments.asking.json {
-        true => print_json(&reply),
-        false => print(&shown(&reply)),
+        true => print_json(&ExplainReply::from(&explanation)),
+        false => print(&shown(&explanation)),
     }
 }
 
-fn shown(reply: &ExplainReply) -> String {
-    let mut text = read_states(reply.read_state.as_slice());
-    for line in &reply.lines {
+fn shown(explanation: &Explanation) -> String {
+    let mut text = read_states(std::slice::from_ref(&explanation.read_state));
+    for line in &explanation.lines {
         text += &format!("\n{line}");
     }
     text.trim_end().to_owned() + "\n"
@@ -62,7 +63,7 @@ mod tests {
             lines: vec!["first".to_owned(), "second".to_owned()],
             ..ExplainReply::default()
         };
-        let text = shown(&reply);
+        let text = shown(&reply.into());
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[1].trim_start().starts_with("42"), "{text}");
         assert_eq!(lines[2..], ["", "first", "second"]);

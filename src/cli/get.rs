@@ -3,10 +3,12 @@
 use clap::Args;
 
 use super::Failed;
-use super::asking::{Asking, Connection, id, print, print_json};
+use super::asking::{self, Asking, id, print, print_json};
 use super::table::{Column, or_dash, table};
+use crate::client::{Answer, Membership, Position, ReadState};
 use crate::config::Config;
-use crate::wire::proto::v1::{GetReply, GetRequest, Key, Membership, Position, ReadState};
+use crate::model::ids::{ChannelId, ReadStateKey, UserId};
+use crate::wire::proto::v1::{self, GetReply};
 
 /// What to ask.
 #[derive(Debug, Args)]
@@ -21,7 +23,7 @@ pub struct Arguments {
     #[arg(long)]
     partial: bool,
     /// Answers only once this record is applied; can be given for several partitions.
-    #[arg(long, value_name = "PARTITION:OFFSET", value_parser = position)]
+    #[arg(long, value_name = "PARTITION:OFFSET")]
     after: Vec<Position>,
     #[command(flatten)]
     asking: Asking,
@@ -32,39 +34,29 @@ pub struct Arguments {
 /// # Errors
 /// What the service said, or that nobody answered.
 pub async fn run(config: &Config, arguments: &Arguments) -> Result<(), Failed> {
-    let connection = Connection::open(config).await?;
-    let keys = arguments.channels.iter().map(|channel| Key {
-        user_id: arguments.user,
-        channel_id: *channel,
+    let client = asking::connect(config).await?;
+    let keys = arguments.channels.iter().map(|channel| ReadStateKey {
+        user: UserId(arguments.user),
+        channel: ChannelId(*channel),
     });
-    let request = GetRequest {
-        keys: keys.collect(),
-        after: arguments.after.clone(),
-        partial: arguments.partial,
+    let question = client
+        .get(keys)
+        .after(arguments.after.clone())
+        .timeout(arguments.asking.timeout());
+    let answers = match arguments.partial {
+        true => question.partial().await?,
+        false => question.await?.into_iter().map(Answer::Known).collect(),
     };
-    let subject = connection.subjects.get();
-    let reply: GetReply = connection
-        .ask(&subject, &request, arguments.asking.timeout())
-        .await?;
     match arguments.asking.json {
-        true => print_json(&reply),
-        false => print(&read_states(&reply.read_states)),
+        true => print_json(&GetReply {
+            read_states: answers.iter().map(v1::ReadState::from).collect(),
+        }),
+        false => print(&read_states(&answers)),
     }
 }
 
-fn position(text: &str) -> Result<Position, String> {
-    let parts = text.split_once(':');
-    let parsed = parts.and_then(|(partition, offset)| {
-        Some(Position {
-            partition: partition.parse().ok()?,
-            offset: offset.parse().ok()?,
-        })
-    });
-    parsed.ok_or_else(|| "a position is PARTITION:OFFSET, such as 3:1789".to_owned())
-}
-
-/// One line for each read state. A `+` says that it is at least so many.
-pub fn read_states(read_states: &[ReadState]) -> String {
+/// One line for each, whether it is known or not. A `+` says that it is at least so many.
+pub fn read_states<T: Clone + Into<Answer>>(answers: &[T]) -> String {
     let columns = [
         Column::Right("channel"),
         Column::Right("unread"),
@@ -75,32 +67,33 @@ pub fn read_states(read_states: &[ReadState]) -> String {
         Column::Left("membership"),
         Column::Left("position"),
     ];
-    table(columns, &read_states.iter().map(row).collect::<Vec<_>>())
+    let rows = answers.iter().cloned().map(|answer| match answer.into() {
+        Answer::Known(state) => row(&state),
+        Answer::Unavailable(key) => {
+            let [a, b, c, d, e] = [const { "-" }; 5].map(str::to_owned);
+            let channel = key.channel.to_string();
+            [channel, a, b, c, d, e, "unavailable".to_owned(), "-".to_owned()]
+        }
+    });
+    table(columns, &rows.collect::<Vec<_>>())
 }
 
 fn row(state: &ReadState) -> [String; 8] {
-    let channel = state.channel_id.to_string();
-    if state.unavailable {
-        let [a, b, c, d, e] = [const { "-" }; 5].map(str::to_owned);
-        return [channel, a, b, c, d, e, "unavailable".to_owned(), "-".to_owned()];
-    }
-    let capped = |count: u32, capped: bool| format!("{count}{}", if capped { "+" } else { "" });
-    let membership = match state.membership() {
+    let membership = match state.membership {
         Membership::Unspecified => "-",
         Membership::Joined => "joined",
         Membership::Left => "left",
         Membership::ChannelDeleted => "deleted",
     };
-    let position = state.position.as_ref();
     [
-        channel,
-        capped(state.unread_count, state.unread_count_capped),
-        capped(state.mention_count, state.mention_count_capped),
-        capped(state.direct_mention_count, state.mention_count_capped),
-        state.last_read_message_id.to_string(),
-        state.last_message_id.to_string(),
+        state.channel.to_string(),
+        state.unread.to_string(),
+        state.mentions.to_string(),
+        state.direct_mentions.to_string(),
+        state.last_read.to_string(),
+        state.last_message.to_string(),
         membership.to_owned(),
-        or_dash(position.map(|at| format!("{}:{}", at.partition, at.offset))),
+        or_dash(state.position),
     ]
 }
 
@@ -110,7 +103,7 @@ mod tests {
 
     #[test]
     fn read_states_are_shown_with_what_is_not_known() {
-        let known = ReadState {
+        let known = v1::ReadState {
             channel_id: 42,
             last_read_message_id: 5,
             last_message_id: 9,
@@ -119,16 +112,16 @@ mod tests {
             mention_count: 2,
             direct_mention_count: 1,
             membership: Membership::Left.into(),
-            position: Some(Position {
+            position: Some(v1::Position {
                 partition: 3,
                 offset: 0,
             }),
-            ..ReadState::default()
+            ..v1::ReadState::default()
         };
-        let unknown = ReadState {
+        let unknown = v1::ReadState {
             channel_id: 7,
             unavailable: true,
-            ..ReadState::default()
+            ..v1::ReadState::default()
         };
         let text = read_states(&[known, unknown]);
         let cells: Vec<Vec<&str>> = text
@@ -137,17 +130,5 @@ mod tests {
             .collect();
         assert_eq!(cells[1], ["42", "10000+", "2", "1", "5", "9", "left", "3:0"]);
         assert_eq!(cells[2], ["7", "-", "-", "-", "-", "-", "unavailable", "-"]);
-    }
-
-    #[test]
-    fn positions_are_partition_and_offset() {
-        let three = Position {
-            partition: 3,
-            offset: 0,
-        };
-        assert_eq!(position("3:0"), Ok(three));
-        for wrong in ["3", "3:", ":0", "3:-1", "a:1", "4294967296:1"] {
-            assert!(position(wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -1,29 +1,20 @@
 //! `lag`: partitions, their owners and how far behind they are, over all instances.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, stdout};
 use std::time::Duration;
 
 use clap::Args;
-use futures::StreamExt;
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout_at};
 
 use super::Failed;
-use super::asking::{Connection, print};
+use super::asking::{self, print};
 use super::table::{Column, or_dash, table};
+use crate::client::{Client, PartitionStatus, Statuses};
 use crate::config::Config;
-use crate::query::QueryError;
-use crate::wire::proto::v1::{PartitionStatus, StatusReply, StatusRequest};
 use crate::wire::query::{Form, encode_reply};
-use prost::Message;
 
 /// How often `--watch` asks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-/// Where every partition has an owner, further instances have so long.
-const QUIET_MAX: Duration = Duration::from_millis(250);
-/// Above any number of instances; what is gathered has a limit.
-const REPLIES_MAX: usize = 10_000;
 /// Clears the screen of a terminal.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
@@ -46,9 +37,9 @@ pub struct Arguments {
 /// # Errors
 /// That NATS can't be reached, or that no instance answers.
 pub async fn run(config: &Config, arguments: &Arguments) -> Result<(), Failed> {
-    let connection = Connection::open(config).await?;
+    let client = asking::connect(config).await?;
     if !arguments.watch {
-        let gathered = gather(&connection, arguments.wait).await?;
+        let gathered = gather(&client, arguments.wait).await?;
         return show(&gathered, arguments, "");
     }
     let clear = if stdout().is_terminal() { CLEAR } else { "" };
@@ -57,7 +48,7 @@ pub async fn run(config: &Config, arguments: &Arguments) -> Result<(), Failed> {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let shown = match gather(&connection, arguments.wait).await {
+            let shown = match gather(&client, arguments.wait).await {
                 Ok(gathered) => show(&gathered, arguments, clear),
                 Err(failed) => Err(failed),
             };
@@ -72,7 +63,7 @@ pub async fn run(config: &Config, arguments: &Arguments) -> Result<(), Failed> {
     }
 }
 
-fn show(gathered: &Gathered, arguments: &Arguments, clear: &str) -> Result<(), Failed> {
+fn show(gathered: &Statuses, arguments: &Arguments, clear: &str) -> Result<(), Failed> {
     for error in &gathered.errors {
         eprintln!("{error}");
     }
@@ -90,115 +81,26 @@ fn show(gathered: &Gathered, arguments: &Arguments, clear: &str) -> Result<(), F
     }
 }
 
-/// What the instances said, each once.
-#[derive(Debug, Default)]
-struct Gathered {
-    instances: BTreeMap<String, StatusReply>,
-    errors: BTreeSet<String>,
+async fn gather(client: &Client, wait_ms: u64) -> Result<Statuses, Failed> {
+    Ok(client.status().wait(Duration::from_millis(wait_ms)).await?)
 }
 
-/// One partition at one instance.
-struct Row<'a> {
-    instance: &'a str,
-    status: &'a PartitionStatus,
+/// Records that would be replayed after a crash.
+fn durable_lag_records(status: &PartitionStatus) -> u64 {
+    let after = |offset: Option<u64>| offset.map_or(0, |offset| offset.saturating_add(1));
+    after(status.end_offset).saturating_sub(after(status.durable_offset))
 }
 
-impl Row<'_> {
-    /// Records that would be replayed after a crash.
-    fn durable_lag_records(&self) -> u64 {
-        let after = |offset: Option<u64>| offset.map_or(0, |offset| offset.saturating_add(1));
-        after(self.status.end_offset).saturating_sub(after(self.status.durable_offset))
+fn totals(gathered: &Statuses) -> Totals {
+    let mut totals = Totals::default();
+    for (_, status) in gathered.partitions() {
+        totals.lag_records += status.applied_lag_records;
+        totals.lag_seconds = totals.lag_seconds.max(status.applied_lag_seconds);
+        totals.durable_lag_records += durable_lag_records(status);
+        totals.oldest_dirty_seconds = totals.oldest_dirty_seconds.max(status.oldest_dirty_seconds);
+        totals.dirty_entries += status.dirty_entries;
     }
-}
-
-/// Asks all instances, and waits until every partition has an owner that answered, or for as long as allowed.
-async fn gather(connection: &Connection, wait_ms: u64) -> Result<Gathered, Failed> {
-    let deadline = Instant::now() + Duration::from_millis(wait_ms);
-    let broken = |error: &dyn std::fmt::Display| Failed::Broken(format!("asking for the status: {error}"));
-    let client = &connection.client;
-    let inbox = client.new_inbox();
-    let subscribing = client.subscribe(inbox.clone());
-    let mut replies = subscribing.await.map_err(|error| broken(&error))?;
-    let request = StatusRequest {}.encode_to_vec();
-    client
-        .publish_with_reply(connection.subjects.status(), inbox, request.into())
-        .await
-        .map_err(|error| broken(&error))?;
-    let mut gathered = Gathered::default();
-    let mut until = deadline;
-    while let Ok(Some(reply)) = timeout_at(until, replies.next()).await {
-        if reply.status == Some(async_nats::StatusCode::NO_RESPONDERS) {
-            break;
-        }
-        gathered.add(&reply);
-        if gathered.is_complete() {
-            until = deadline.min(Instant::now() + QUIET_MAX);
-        }
-        if gathered.instances.len() >= REPLIES_MAX {
-            break;
-        }
-    }
-    Ok(gathered)
-}
-
-impl Gathered {
-    fn add(&mut self, reply: &async_nats::Message) {
-        if let Some(error) = reply.headers.as_ref().and_then(QueryError::from_headers) {
-            self.errors.insert(error.to_string());
-            return;
-        }
-        match StatusReply::decode(reply.payload.clone()) {
-            Ok(status) => {
-                self.instances.insert(status.instance.clone(), status);
-            }
-            Err(error) => {
-                self.errors
-                    .insert(format!("an instance's status can't be read: {error}"));
-            }
-        }
-    }
-
-    fn partition_count(&self) -> u32 {
-        let counts = self.instances.values().map(|reply| reply.partition_count);
-        counts.max().unwrap_or(0)
-    }
-
-    /// By partition; one that is being handed over can be at two instances.
-    fn rows(&self) -> Vec<Row<'_>> {
-        let rows = self.instances.values().flat_map(|reply| {
-            reply.partitions.iter().map(|status| Row {
-                instance: &reply.instance,
-                status,
-            })
-        });
-        let mut rows: Vec<_> = rows.collect();
-        rows.sort_by_key(|row| row.status.partition);
-        rows
-    }
-
-    fn unowned(&self) -> Vec<u32> {
-        let rows = self.rows();
-        let owned: BTreeSet<u32> = rows.iter().map(|row| row.status.partition).collect();
-        let all = 0..self.partition_count();
-        all.filter(|partition| !owned.contains(partition)).collect()
-    }
-
-    fn is_complete(&self) -> bool {
-        !self.instances.is_empty() && self.unowned().is_empty()
-    }
-
-    fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
-        for row in self.rows() {
-            let status = row.status;
-            totals.lag_records += status.applied_lag_records;
-            totals.lag_seconds = totals.lag_seconds.max(status.applied_lag_seconds);
-            totals.durable_lag_records += row.durable_lag_records();
-            totals.oldest_dirty_seconds = totals.oldest_dirty_seconds.max(status.oldest_dirty_seconds);
-            totals.dirty_entries += status.dirty_entries;
-        }
-        totals
-    }
+    totals
 }
 
 /// Over all partitions: sums of records and entries, the largest of ages.
@@ -211,7 +113,7 @@ struct Totals {
     dirty_entries: u64,
 }
 
-fn as_table(gathered: &Gathered) -> String {
+fn as_table(gathered: &Statuses) -> String {
     let columns = [
         Column::Right("partition"),
         Column::Left("instance"),
@@ -224,25 +126,23 @@ fn as_table(gathered: &Gathered) -> String {
         Column::Right("durable lag"),
         Column::Right("oldest dirty s"),
     ];
-    let rows = gathered.rows();
-    let cells = rows.iter().map(|row| {
-        let status = row.status;
+    let cells = gathered.partitions().into_iter().map(|(instance, status)| {
         [
             status.partition.to_string(),
-            row.instance.to_owned(),
+            instance.to_owned(),
             status.phase.clone(),
             or_dash(status.applied_offset),
             or_dash(status.end_offset),
             status.applied_lag_records.to_string(),
             format!("{:.1}", status.applied_lag_seconds),
             or_dash(status.durable_offset),
-            row.durable_lag_records().to_string(),
+            durable_lag_records(status).to_string(),
             format!("{:.1}", status.oldest_dirty_seconds),
         ]
     });
     let mut text = table(columns, &cells.collect::<Vec<_>>());
-    let totals = gathered.totals();
-    let unowned = gathered.unowned();
+    let totals = totals(gathered);
+    let unowned = unowned(gathered);
     let count = gathered.partition_count();
     text += &format!(
         "\n{} of {count} partitions at {} instances; lag {} records, {:.1} s; durable lag {} records; {} entries not \
@@ -259,6 +159,10 @@ fn as_table(gathered: &Gathered) -> String {
         text += &format!("no owner answers for partitions {}\n", ranges(&unowned));
     }
     text
+}
+
+fn unowned(gathered: &Statuses) -> Vec<u32> {
+    gathered.unowned().iter().map(|partition| partition.0).collect()
 }
 
 /// `0-3, 7`.
@@ -278,24 +182,23 @@ fn ranges(ascending: &[u32]) -> String {
 }
 
 /// `partitions` are as in `StatusReply`, each with its instance and the durable lag.
-fn as_json(gathered: &Gathered) -> Value {
-    let rows = gathered.rows();
-    let partitions = rows.iter().map(|row| {
-        let mut partition = canonical(row.status);
-        partition["instance"] = json!(row.instance);
-        partition["durableLagRecords"] = json!(row.durable_lag_records().to_string());
+fn as_json(gathered: &Statuses) -> Value {
+    let partitions = gathered.partitions().into_iter().map(|(instance, status)| {
+        let mut partition = canonical(status);
+        partition["instance"] = json!(instance);
+        partition["durableLagRecords"] = json!(durable_lag_records(status).to_string());
         partition
     });
     let instances = gathered.instances.values().map(|reply| {
         let owned = reply.partitions.iter().map(|status| status.partition);
         json!({"instance": reply.instance, "partitions": owned.collect::<Vec<_>>()})
     });
-    let totals = gathered.totals();
+    let totals = totals(gathered);
     json!({
         "partitionCount": gathered.partition_count(),
         "instances": instances.collect::<Vec<_>>(),
         "partitions": partitions.collect::<Vec<_>>(),
-        "unowned": gathered.unowned(),
+        "unowned": unowned(gathered),
         "totals": {
             "appliedLagRecords": totals.lag_records.to_string(),
             "appliedLagSeconds": totals.lag_seconds,
@@ -314,6 +217,7 @@ fn canonical(status: &PartitionStatus) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::StatusReply;
 
     fn status(partition: u32, end: Option<u64>, durable: Option<u64>) -> PartitionStatus {
         PartitionStatus {
@@ -327,7 +231,7 @@ mod tests {
         }
     }
 
-    fn gathered(owned: &[(&str, &[u32])]) -> Gathered {
+    fn gathered(owned: &[(&str, &[u32])]) -> Statuses {
         let instances = owned.iter().map(|(instance, partitions)| {
             let reply = StatusReply {
                 instance: (*instance).to_owned(),
@@ -339,9 +243,9 @@ mod tests {
             };
             ((*instance).to_owned(), reply)
         });
-        Gathered {
+        Statuses {
             instances: instances.collect(),
-            ..Gathered::default()
+            ..Statuses::default()
         }
     }
 
@@ -355,11 +259,7 @@ mod tests {
             (Some(3), Some(9), 0),
         ] {
             let status = &status(0, end, durable);
-            let row = Row {
-                instance: "a",
-                status,
-            };
-            assert_eq!(row.durable_lag_records(), expected, "{end:?} {durable:?}");
+            assert_eq!(durable_lag_records(status), expected, "{end:?} {durable:?}");
         }
     }
 
@@ -384,7 +284,7 @@ mod tests {
         let all = gathered(&[("a", &[0, 1, 2]), ("b", &[3, 4, 5, 2])]);
         assert!(all.is_complete());
         assert!(!as_table(&all).contains("no owner"));
-        assert!(!Gathered::default().is_complete());
+        assert!(!Statuses::default().is_complete());
     }
 
     #[test]

@@ -16,13 +16,12 @@ use clap::Args;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::asking::{Connection, print};
+use super::Failed;
+use super::asking::{self, print};
 use super::demo::chat::{self, Chat};
 use super::publish::{Counts, publish};
-use super::{Failed, settings};
+use crate::client::{AskError, Client, StreamOptions};
 use crate::config::Config;
-use crate::query::{Code, QueryError};
-use crate::wire::proto::v1::{GetReply, OverviewReply};
 use crate::wire::record::RecordLimits;
 use questions::{Keys, Question, Questions, listed, range};
 use report::{Report, Setting};
@@ -87,12 +86,12 @@ pub async fn run(config: &Config, arguments: &Arguments) -> Result<(), Failed> {
     };
     let keys_per_request = arguments.keys_per_request as usize;
     let questions = Questions::new(arguments.seed, keys, keys_per_request, arguments.overview);
-    let connection = Connection::open(config).await?;
+    let client = asking::connect(config).await?;
     let chat = start_chat(config, arguments);
 
     let began = Instant::now();
     let report = Arc::new(Mutex::new(Report::new()));
-    ask_at_rate(&connection, questions, arguments, &report).await;
+    ask_at_rate(&client, questions, arguments, &report).await;
     let took = began.elapsed();
     let published = match chat {
         Some(chat) => chat.end().await?,
@@ -118,7 +117,7 @@ pub async fn run(config: &Config, arguments: &Arguments) -> Result<(), Failed> {
 
 /// Sends each request when it is due, or as soon after as fewer than allowed wait for their answers.
 async fn ask_at_rate(
-    connection: &Connection,
+    client: &Client,
     mut questions: Questions,
     arguments: &Arguments,
     report: &Arc<Mutex<Report>>,
@@ -157,10 +156,10 @@ async fn ask_at_rate(
         if due.elapsed() > LATE {
             lock(report).sent_late();
         }
-        let (connection, report) = (connection.clone(), report.clone());
+        let (client, report) = (client.clone(), report.clone());
         tokio::spawn(async move {
-            let result = ask(&connection, question, timeout).await;
-            let gave_up = matches!(&result, Err(error) if error.code == Code::TimedOut);
+            let result = ask(&client, question, timeout).await;
+            let gave_up = matches!(&result, Err(AskError::TimedOut(_)));
             lock(&report).ended(result, due.elapsed(), gave_up);
             drop(permit);
         });
@@ -173,18 +172,11 @@ fn lock(report: &Mutex<Report>) -> std::sync::MutexGuard<'_, Report> {
     report.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn ask(connection: &Connection, question: Question, timeout: Duration) -> Result<(), QueryError> {
+/// Once: how often something had to be asked again is what the report is about.
+async fn ask(client: &Client, question: Question, timeout: Duration) -> Result<(), AskError> {
     match question {
-        Question::Get(request) => {
-            let subject = connection.subjects.get();
-            let asking = connection.ask::<_, GetReply>(&subject, &request, timeout);
-            asking.await.map(drop)
-        }
-        Question::Overview(request) => {
-            let subject = connection.subjects.overview();
-            let asking = connection.ask::<_, OverviewReply>(&subject, &request, timeout);
-            asking.await.map(drop)
-        }
+        Question::Get(keys) => client.get(keys).timeout(timeout).once().await.map(drop),
+        Question::Overview(user) => client.overview(user).timeout(timeout).once().await.map(drop),
     }
 }
 
@@ -205,7 +197,7 @@ fn start_chat(config: &Config, arguments: &Arguments) -> Option<Published> {
     let publishing = tokio::spawn(async move {
         let counts = Arc::new(Counts::default());
         let input = BufReader::new(chat);
-        let stream = settings::stream_now(&config).await?;
+        let stream = StreamOptions::from(&config).settings().await?;
         publish(input, &stream, &limits, &counts, std::future::pending()).await
     });
     Some(Published { stop, publishing })

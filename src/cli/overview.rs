@@ -3,14 +3,12 @@
 use clap::Args;
 
 use super::Failed;
-use super::asking::{Asking, Connection, id, print, print_json};
+use super::asking::{self, Asking, id, print, print_json};
 use super::get::read_states;
+use crate::client::{AskError, Client, Overview};
 use crate::config::Config;
-use crate::model::ids::MAX_ID;
-use crate::wire::proto::v1::{OverviewReply, OverviewRequest};
-
-/// With `--all`: what is gathered before it is printed.
-const ROWS_MAX: usize = 1_000_000;
+use crate::model::ids::{ChannelId, MAX_ID, PartitionId, UserId};
+use crate::wire::proto::v1::OverviewReply;
 
 /// What to ask.
 #[derive(Debug, Args)]
@@ -42,52 +40,44 @@ pub struct Arguments {
 /// # Errors
 /// What the service said, or that nobody answered.
 pub async fn run(config: &Config, arguments: &Arguments) -> Result<(), Failed> {
-    let connection = Connection::open(config).await?;
-    let reply = gather(&connection, arguments).await?;
+    let client = asking::connect(config).await?;
+    let overview = ask(&client, arguments).await?;
     match arguments.asking.json {
-        true => print_json(&reply),
-        false => print(&shown(&reply)),
+        true => print_json(&OverviewReply::from(&overview)),
+        false => print(&shown(&overview)),
     }
 }
 
 /// One page, or all of them as if they were one.
-async fn gather(connection: &Connection, arguments: &Arguments) -> Result<OverviewReply, Failed> {
-    let subject = connection.subjects.overview();
-    let mut all = OverviewReply::default();
-    let mut request = OverviewRequest {
-        user_id: arguments.user,
-        only_unread: arguments.only_unread,
-        limit: arguments.limit.unwrap_or(0),
-        after_channel_id: arguments.after,
-        partial: arguments.partial,
-    };
-    loop {
-        let page: OverviewReply = connection
-            .ask(&subject, &request, arguments.asking.timeout())
-            .await?;
-        let last = page.read_states.last().map(|state| state.channel_id);
-        all.more = page.more;
-        all.read_states.extend(page.read_states);
-        all.missing_partitions.extend(page.missing_partitions);
-        match last {
-            Some(last) if arguments.all && all.more && all.read_states.len() < ROWS_MAX => {
-                request.after_channel_id = last;
-            }
-            _ => break,
-        }
+async fn ask(client: &Client, arguments: &Arguments) -> Result<Overview, AskError> {
+    let mut question = client
+        .overview(UserId(arguments.user))
+        .limit(arguments.limit.unwrap_or(0))
+        .after(ChannelId(arguments.after))
+        .timeout(arguments.asking.timeout());
+    if arguments.only_unread {
+        question = question.only_unread();
     }
-    all.missing_partitions.sort_unstable();
-    all.missing_partitions.dedup();
-    Ok(all)
+    if arguments.partial {
+        question = question.partial();
+    }
+    match arguments.all {
+        true => question.all().await,
+        false => question.await,
+    }
 }
 
-fn shown(reply: &OverviewReply) -> String {
-    let mut text = read_states(&reply.read_states);
-    if let Some(last) = reply.read_states.last().filter(|_| reply.more) {
-        text += &format!("there are more: --after {}, or --all\n", last.channel_id);
+fn shown(overview: &Overview) -> String {
+    let mut text = read_states(&overview.read_states);
+    if let Some(last) = overview.read_states.last().filter(|_| overview.has_more) {
+        text += &format!("there are more: --after {}, or --all\n", last.channel);
     }
-    if !reply.missing_partitions.is_empty() {
-        let missing: Vec<_> = reply.missing_partitions.iter().map(u32::to_string).collect();
+    if !overview.missing_partitions.is_empty() {
+        let missing: Vec<_> = overview
+            .missing_partitions
+            .iter()
+            .map(PartitionId::to_string)
+            .collect();
         text += &format!(
             "channels of these partitions are missing, which can't be reached now: {}\n",
             missing.join(", ")
@@ -112,12 +102,12 @@ mod tests {
             more: true,
             missing_partitions: vec![3, 7],
         };
-        let text = shown(&reply);
+        let text = shown(&reply.into());
         assert!(
             text.contains("more: --after 42,") && text.contains("now: 3, 7\n"),
             "{text}"
         );
-        let text = shown(&OverviewReply::default());
+        let text = shown(&Overview::default());
         assert_eq!(text.lines().count(), 1, "{text}");
     }
 }

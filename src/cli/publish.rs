@@ -2,8 +2,6 @@
 
 mod counts;
 mod feed;
-mod into_jetstream;
-mod into_kafka;
 mod progress;
 
 use std::fs::File;
@@ -19,7 +17,7 @@ pub use feed::publish;
 
 use super::Failed;
 use super::serve::signals;
-use super::settings;
+use crate::client::StreamOptions;
 use crate::config::Config;
 use crate::wire::record::RecordLimits;
 
@@ -37,7 +35,7 @@ const CLEAR_LINE: &str = "\r\x1b[K";
 /// # Errors
 /// Where the input can't be read or there is no stream.
 pub async fn run(config: &Config, limits: &RecordLimits) -> Result<ExitCode, Failed> {
-    let stream = settings::stream_now(config).await?;
+    let stream = StreamOptions::from(config).settings().await?;
     let started = Instant::now();
     let counts = Arc::new(Counts::default());
     let is_interrupted = AtomicBool::new(false);

@@ -9,7 +9,7 @@ use crate::config::{Config, StreamKind};
 use crate::model::channel::Shape;
 use crate::model::counts::CountLimits;
 use crate::partition::{Settings, Share};
-use crate::query::{CannotConnect, connect, connect_once};
+use crate::query::connect;
 use crate::shard::{STUCK_AFTER, ShardSettings};
 use crate::source::jetstream::JetStreamSettings;
 use crate::source::kafka::KafkaSettings;
@@ -24,59 +24,13 @@ use crate::wire::record::RecordLimits;
 /// Where NATS does not let us in.
 pub async fn stream(config: &Config) -> Result<StreamSettings, Failed> {
     Ok(match config.stream.kind {
-        StreamKind::Kafka => StreamSettings::Kafka(kafka(config)),
+        StreamKind::Kafka => StreamSettings::Kafka(KafkaSettings::from(&config.stream)),
         StreamKind::JetStream => {
             let client = connect(&config.nats, Counter::noop()).await;
             let client = client.map_err(|error| Failed::Misconfigured(error.to_string()))?;
-            StreamSettings::JetStream(jetstream(config, client))
+            StreamSettings::JetStream(JetStreamSettings::new(&config.stream, client))
         }
     })
-}
-
-/// The same for `publish`, which would rather know at once that there is no server.
-///
-/// # Errors
-/// Where NATS can't be reached, or does not let us in.
-pub async fn stream_now(config: &Config) -> Result<StreamSettings, Failed> {
-    Ok(match config.stream.kind {
-        StreamKind::Kafka => StreamSettings::Kafka(kafka(config)),
-        StreamKind::JetStream => {
-            let client = connect_once(&config.nats).await.map_err(|error| match error {
-                CannotConnect::Unreachable(why) => Failed::Broken(why),
-                CannotConnect::Misconfigured(why) => Failed::Misconfigured(why),
-            })?;
-            StreamSettings::JetStream(jetstream(config, client))
-        }
-    })
-}
-
-fn jetstream(config: &Config, client: async_nats::Client) -> JetStreamSettings {
-    let jetstream = &config.stream.jetstream;
-    JetStreamSettings {
-        client,
-        stream: jetstream.stream.clone(),
-        partitions: jetstream.partitions,
-        replicas: jetstream.replicas,
-        epoch: config.stream.epoch,
-    }
-}
-
-fn kafka(config: &Config) -> KafkaSettings {
-    let kafka = &config.stream.kafka;
-    KafkaSettings {
-        brokers: kafka.brokers.clone(),
-        topic: kafka.topic.clone(),
-        group: kafka.group.clone(),
-        partitions: kafka.partitions,
-        replication: kafka.replication,
-        password: kafka.password.clone(),
-        properties: kafka
-            .properties
-            .iter()
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect(),
-        epoch: config.stream.epoch,
-    }
 }
 
 /// For the store in Cassandra.

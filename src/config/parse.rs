@@ -203,7 +203,7 @@ pub(super) fn is_host_port(text: &str) -> bool {
 }
 
 /// `nats://` or `tls://` or nothing, then host and port. A login in it is refused: passwords come from files.
-pub(super) fn is_nats_url(text: &str) -> bool {
+pub(crate) fn is_nats_url(text: &str) -> bool {
     let address = match text.split_once("://") {
         Some(("nats" | "tls", address)) => address,
         Some(_) => return false,

@@ -75,6 +75,18 @@ impl Deref for Properties {
     }
 }
 
+impl From<BTreeMap<String, String>> for Properties {
+    fn from(properties: BTreeMap<String, String>) -> Self {
+        Properties(properties)
+    }
+}
+
+impl From<Properties> for BTreeMap<String, String> {
+    fn from(properties: Properties) -> Self {
+        properties.0
+    }
+}
+
 impl fmt::Debug for Properties {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = |(name, value): (&String, &String)| {

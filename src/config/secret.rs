@@ -19,13 +19,22 @@ impl Secret {
     }
 
     /// Reads a secret; line ends after it are no part of it.
-    pub(super) fn read(path: &Path) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// What is wrong with the file; nothing of it.
+    pub fn read(path: &Path) -> Result<Self, String> {
         let text = read_text(path, SECRET_FILE_BYTES_MAX)?;
         let secret = text.trim_end_matches(['\r', '\n']);
         if secret.is_empty() {
             return Err("the file is empty".to_owned());
         }
         Ok(Secret(secret.to_owned()))
+    }
+}
+
+impl From<String> for Secret {
+    fn from(secret: String) -> Self {
+        Secret(secret)
     }
 }
 

@@ -30,8 +30,14 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The connection can't be tried as it is configured.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ConnectError(String);
+pub enum ConnectError {
+    /// What is configured is of no use.
+    #[error("{0}")]
+    Misconfigured(String),
+    /// The server does not take the login.
+    #[error("{0}")]
+    Refused(String),
+}
 
 /// Connects and stays connected: at the start as later on it is tried for as long as it takes, and the log says so. The
 /// client comes back at once; what is asked or published before there is a connection waits.
@@ -48,7 +54,7 @@ pub async fn connect(nats: &Nats, dropped: Counter) -> Result<Client, ConnectErr
             .retry_on_initial_connect()
             .connect(nats.urls.as_slice())
             .await
-            .map_err(|error| ConnectError(format!("nats.url {}: {error}", shown(&nats.urls)))),
+            .map_err(|error| ConnectError::Misconfigured(format!("nats.url {}: {error}", shown(&nats.urls)))),
     }
 }
 
@@ -82,7 +88,7 @@ async fn first_attempt(
         match options()?.connect(nats.urls.as_slice()).await {
             Ok(client) => return Ok(Attempt::Connected(client)),
             Err(error) => match refusal(nats, &error) {
-                Some(why) => return Err(ConnectError(format!("nats.url {}: {why}", shown(&nats.urls)))),
+                Some(refusal) => return Err(refusal.of(nats)),
                 None => {
                     why = error.to_string();
                     if !is_broken_off(&error) {
@@ -114,25 +120,43 @@ fn plain_options(nats: &Nats) -> Result<ConnectOptions, ConnectError> {
         .connection_timeout(CONNECT_TIMEOUT))
 }
 
-/// Why the server will refuse us again, and which setting to change; none if trying again can help.
-fn refusal(nats: &Nats, error: &async_nats::ConnectError) -> Option<String> {
+/// What trying again does not cure, and which setting to change.
+enum Refusal {
+    Login(String),
+    Other(String),
+}
+
+impl Refusal {
+    fn of(self, nats: &Nats) -> ConnectError {
+        let line = |why: &str| format!("nats.url {}: {why}", shown(&nats.urls));
+        match self {
+            Refusal::Login(why) => ConnectError::Refused(line(&why)),
+            Refusal::Other(why) => ConnectError::Misconfigured(line(&why)),
+        }
+    }
+}
+
+/// Why the server will refuse us again; none if trying again can help.
+fn refusal(nats: &Nats, error: &async_nats::ConnectError) -> Option<Refusal> {
     use ConnectErrorKind as K;
     if let Some(advice) = handshake_advice("nats", error) {
-        return Some(advice);
+        return Some(Refusal::Other(advice));
     }
     let login = login_advice(&nats.login);
     match error.kind() {
-        K::AuthorizationViolation | K::Authentication => Some(format!("{}: {login}", error.kind())),
-        K::Tls => Some(format!(
+        K::AuthorizationViolation | K::Authentication => {
+            Some(Refusal::Login(format!("{}: {login}", error.kind())))
+        }
+        K::Tls => Some(Refusal::Other(format!(
             "{error}: check nats.tls_ca, nats.tls_cert and nats.tls_key"
-        )),
-        K::ServerParse => Some(error.to_string()),
+        ))),
+        K::ServerParse => Some(Refusal::Other(error.to_string())),
         K::Io => {
             let said = error.source()?.downcast_ref::<ServerError>()?.to_string();
             // All that async-nats has of them is the text: of accounts and users that have expired or were revoked.
             said.to_lowercase()
                 .contains("authentication")
-                .then(|| format!("{said}: {login}"))
+                .then(|| Refusal::Login(format!("{said}: {login}")))
         }
         K::Dns | K::TimedOut | K::MaxReconnects => None,
     }
@@ -179,6 +203,18 @@ pub enum CannotConnect {
     /// Something has to be changed first.
     #[error("{0}")]
     Misconfigured(String),
+    /// The server does not take the login.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<ConnectError> for CannotConnect {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Misconfigured(why) => CannotConnect::Misconfigured(why),
+            ConnectError::Refused(why) => CannotConnect::Refused(why),
+        }
+    }
 }
 
 /// Connects for someone who would rather know at once that there is no server than wait for it. A connection that is
@@ -199,7 +235,7 @@ pub async fn connect_once(nats: &Nats) -> Result<Client, CannotConnect> {
             "nats.url {} can't be reached ({why}): is nats-server up, and is this its address?",
             shown(&nats.urls)
         ))),
-        Err(refused) => Err(CannotConnect::Misconfigured(refused.to_string())),
+        Err(refused) => Err(refused.into()),
     }
 }
 
@@ -213,7 +249,7 @@ fn login(connect: ConnectOptions, login: &NatsLogin) -> Result<ConnectOptions, C
             // async-nats wants an end of line after the last one.
             let text = format!("{}\n", credentials.reveal());
             connect.credentials(&text).map_err(|error| {
-                ConnectError(format!(
+                ConnectError::Misconfigured(format!(
                     "nats.credentials_file: {error}: a file as `nsc generate creds` makes it is needed"
                 ))
             })
@@ -222,7 +258,9 @@ fn login(connect: ConnectOptions, login: &NatsLogin) -> Result<ConnectOptions, C
             // Tools write comments around it.
             let mut lines = seed.reveal().lines().map(str::trim);
             let seed = lines.find(|line| line.starts_with('S')).ok_or_else(|| {
-                ConnectError("nats.nkey_file: there is no line with a seed, which begins with S".to_owned())
+                ConnectError::Misconfigured(
+                    "nats.nkey_file: there is no line with a seed, which begins with S".to_owned(),
+                )
             })?;
             Ok(connect.nkey(seed.to_owned()))
         }

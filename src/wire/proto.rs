@@ -21,6 +21,12 @@ impl From<&Event> for v1::Event {
     }
 }
 
+impl From<Event> for v1::Event {
+    fn from(event: Event) -> Self {
+        v1::Event::from(&event)
+    }
+}
+
 impl From<&EventKind> for v1::event::Kind {
     fn from(kind: &EventKind) -> Self {
         use v1::event::Kind;

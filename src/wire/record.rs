@@ -36,6 +36,17 @@ pub struct RecordLimits {
     pub deletes_max: usize,
 }
 
+impl Default for RecordLimits {
+    /// Those of a service whose `limits` were not changed.
+    fn default() -> Self {
+        RecordLimits {
+            event_bytes_max: 1_048_576,
+            mentions_max: 10_000,
+            deletes_max: 10_000,
+        }
+    }
+}
+
 /// Why a record can't be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use crate::cli::asking::id;
-use crate::wire::proto::v1::{GetRequest, Key, OverviewRequest};
+use crate::model::ids::{ChannelId, ReadStateKey, UserId};
 
 /// Keys that are read from a file.
 const FILE_KEYS_MAX: usize = 10_000_000;
@@ -15,9 +15,9 @@ const FILE_KEYS_MAX: usize = 10_000_000;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Question {
     /// To `get`.
-    Get(GetRequest),
+    Get(Vec<ReadStateKey>),
     /// To `overview`.
-    Overview(OverviewRequest),
+    Overview(UserId),
 }
 
 /// Whom and what to ask about.
@@ -26,7 +26,7 @@ pub enum Keys {
     /// Any user of the first, in any channel of the second.
     Ranges(RangeInclusive<u64>, RangeInclusive<u64>),
     /// These, at least one.
-    Listed(Vec<Key>),
+    Listed(Vec<ReadStateKey>),
 }
 
 /// Reads `1-1000`, or a single id.
@@ -58,8 +58,8 @@ pub fn listed(path: &Path) -> Result<Keys, String> {
             [user, channel] => id(user).and_then(|user| Ok((user, id(channel)?))),
             _ => Err("it must be a user and a channel".to_owned()),
         };
-        let (user_id, channel_id) = parsed.map_err(|why| format!("{shown}, line {number}: {why}"))?;
-        keys.push(Key { user_id, channel_id });
+        let (user, channel) = parsed.map_err(|why| format!("{shown}, line {number}: {why}"))?;
+        keys.push(key(user, channel));
         if keys.len() > FILE_KEYS_MAX {
             return Err(format!("{shown} has more than {FILE_KEYS_MAX} keys"));
         }
@@ -67,6 +67,13 @@ pub fn listed(path: &Path) -> Result<Keys, String> {
     match keys.is_empty() {
         false => Ok(Keys::Listed(keys)),
         true => Err(format!("{shown} has no keys: it needs lines of `user channel`")),
+    }
+}
+
+fn key(user: u64, channel: u64) -> ReadStateKey {
+    ReadStateKey {
+        user: UserId(user),
+        channel: ChannelId(channel),
     }
 }
 
@@ -92,15 +99,9 @@ impl Questions {
     /// The next one.
     pub fn next(&mut self) -> Question {
         if (self.random() as f64 / u64::MAX as f64) < self.overview_share {
-            return Question::Overview(OverviewRequest {
-                user_id: self.key().user_id,
-                ..OverviewRequest::default()
-            });
+            return Question::Overview(self.key().user);
         }
-        Question::Get(GetRequest {
-            keys: (0..self.keys_per_request).map(|_| self.key()).collect(),
-            ..GetRequest::default()
-        })
+        Question::Get((0..self.keys_per_request).map(|_| self.key()).collect())
     }
 
     /// SplitMix64, by Steele, Lea and Flood, 2014.
@@ -111,14 +112,11 @@ impl Questions {
         mixed ^ (mixed >> 31)
     }
 
-    fn key(&mut self) -> Key {
+    fn key(&mut self) -> ReadStateKey {
         let (first, second) = (self.random(), self.random());
         match &self.keys {
             Keys::Listed(keys) => keys[(first % keys.len() as u64) as usize],
-            Keys::Ranges(users, channels) => Key {
-                user_id: within(users, first),
-                channel_id: within(channels, second),
-            },
+            Keys::Ranges(users, channels) => key(within(users, first), within(channels, second)),
         }
     }
 }
@@ -145,15 +143,14 @@ mod tests {
         let mut overviews = 0;
         for question in some(1, 0.25) {
             match question {
-                Question::Get(get) => {
-                    assert_eq!(get.keys.len(), 3);
-                    let all = get.keys.iter();
-                    assert!(all.clone().all(|key| (5..=9).contains(&key.user_id)));
-                    assert!(all.clone().all(|key| key.channel_id == 100));
+                Question::Get(keys) => {
+                    assert_eq!(keys.len(), 3);
+                    assert!(keys.iter().all(|key| (5..=9).contains(&key.user.0)));
+                    assert!(keys.iter().all(|key| key.channel == ChannelId(100)));
                 }
-                Question::Overview(overview) => {
+                Question::Overview(user) => {
                     overviews += 1;
-                    assert!((5..=9).contains(&overview.user_id));
+                    assert!((5..=9).contains(&user.0));
                 }
             }
         }
@@ -169,7 +166,7 @@ mod tests {
         let Keys::Listed(keys) = listed(&path).unwrap() else {
             panic!()
         };
-        let keys: Vec<_> = keys.iter().map(|key| (key.user_id, key.channel_id)).collect();
+        let keys: Vec<_> = keys.iter().map(|key| (key.user.0, key.channel.0)).collect();
         assert_eq!(keys, [(1, 2), (3, 4)]);
         for (text, expected) in [
             ("1 2\n3\n", "line 2: it must be a user and a channel"),

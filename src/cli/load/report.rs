@@ -6,7 +6,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use crate::query::QueryError;
+use crate::client::AskError;
 
 /// Latencies are recorded in µs, with a thousandth of inaccuracy.
 const SIGNIFICANT_DIGITS: u8 = 3;
@@ -55,14 +55,14 @@ impl Report {
 
     /// A request that was due `latency` ago has ended. Refusals are counted by their code only: those that come at once
     /// would make it look faster than it is.
-    pub fn ended(&mut self, result: Result<(), QueryError>, latency: Duration, gave_up: bool) {
+    pub fn ended(&mut self, result: Result<(), AskError>, latency: Duration, gave_up: bool) {
         match result {
             Ok(()) => self.answered += 1,
             Err(error) => {
-                let counted = self.errors.entry(error.code.number()).or_default();
+                let counted = self.errors.entry(error.code()).or_default();
                 counted.0 += 1;
                 if counted.1.is_empty() {
-                    counted.1 = error.message;
+                    counted.1 = error.message().to_owned();
                 }
                 if !gave_up {
                     return;
@@ -189,7 +189,6 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::query::Code;
 
     fn setting() -> Setting {
         Setting {
@@ -207,9 +206,9 @@ mod tests {
         for ms in 1..=98 {
             report.ended(Ok(()), Duration::from_millis(ms), false);
         }
-        let refused = QueryError::new(Code::Overloaded, "too much");
+        let refused = AskError::Overloaded("too much".to_owned());
         report.ended(Err(refused), Duration::from_micros(3), false);
-        let lost = QueryError::new(Code::TimedOut, "no answer");
+        let lost = AskError::TimedOut("no answer".to_owned());
         report.ended(Err(lost), Duration::from_millis(2050), true);
         report.unsent(Duration::from_millis(3000));
         let json = report.json(&setting());

@@ -3,20 +3,16 @@
 use std::future::Future;
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use prost::Message as _;
 use tokio::task::{JoinError, JoinHandle};
 
 use super::counts::{Counts, Published, Refusal};
-use super::into_jetstream::IntoJetStream;
-use super::into_kafka::IntoKafka;
 use crate::cli::Failed;
-use crate::model::ids::ChannelId;
+use crate::client::publish::{Pipeline, PublishError, Receipt, Receipts, Record, Tuning};
 use crate::source::stream::StreamSettings;
 use crate::wire::event_json::event_from_json;
-use crate::wire::record::{RecordLimits, check};
+use crate::wire::record::RecordLimits;
 
 /// The longest line. JSON takes up to some four times the bytes of protobuf.
 const LINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -24,6 +20,7 @@ const LINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const STOP_READING_MAX: Duration = Duration::from_millis(500);
 /// How long the stream has to acknowledge what was sent once this is to stop.
 const STOP_FLUSHING_MAX: Duration = Duration::from_secs(10);
+
 /// Publishes events, canonical JSON, one a line, and returns when all are acknowledged, or soon after `stop`. Creates the
 /// stream where it is missing. The events of a channel keep their order; empty lines are skipped.
 ///
@@ -37,24 +34,14 @@ pub async fn publish(
     stop: impl Future<Output = ()>,
 ) -> Result<Published, Failed> {
     tokio::pin!(stop);
-    let stream = tokio::select! {
-        stream = settings.prepare() => stream?,
+    let receipts = Arc::new(Lines(counts.clone()));
+    let pipeline = tokio::select! {
+        pipeline = Pipeline::open(settings, *limits, Tuning::bulk(), receipts) => pipeline?,
         () = &mut stop => return Ok(counts.so_far()),
     };
     let feed = Arc::new(Feed {
-        into: match settings {
-            StreamSettings::Kafka(settings) => {
-                Into::Kafka(IntoKafka::new(settings, stream.partition_count, counts.clone())?)
-            }
-            StreamSettings::JetStream(settings) => Into::JetStream(Box::new(IntoJetStream::new(
-                settings,
-                stream.partition_count,
-                counts.clone(),
-            ))),
-        },
-        limits: *limits,
+        pipeline,
         counts: counts.clone(),
-        is_stopped: AtomicBool::new(false),
     });
     let reader = feed.clone();
     let mut reading = tokio::task::spawn_blocking(move || reader.run(input));
@@ -72,39 +59,27 @@ pub async fn publish(
     Ok(counts.so_far())
 }
 
-pub(super) fn broken_off(result: Result<Result<(), String>, JoinError>) -> Result<(), String> {
+fn broken_off(result: Result<Result<(), String>, JoinError>) -> Result<(), String> {
     result.unwrap_or_else(|error| Err(format!("publishing broke off: {error}")))
 }
 
-/// Where records go.
-enum Into {
-    Kafka(IntoKafka),
-    JetStream(Box<IntoJetStream>),
-}
+/// Counts what becomes of lines, by their numbers.
+struct Lines(Arc<Counts>);
 
-impl Into {
-    /// Sends a record, waiting where too many are under way; what becomes of it is counted.
-    fn send(&self, line: u64, channel: ChannelId, value: &[u8], is_stopped: &AtomicBool) {
-        match self {
-            Into::Kafka(into) => into.send(line, channel, value, is_stopped),
-            Into::JetStream(into) => into.send(line, channel, value, is_stopped),
-        }
-    }
+impl Receipts for Lines {
+    type Tag = usize;
 
-    /// Waits until everything is acknowledged or given up, at most for this time.
-    async fn flush(&self, time: Option<Duration>) -> Result<(), String> {
-        match self {
-            Into::Kafka(into) => into.flush(time).await,
-            Into::JetStream(into) => into.flush(time).await,
+    fn settled(&self, line: usize, receipt: Result<Receipt, PublishError>) {
+        match receipt {
+            Ok(receipt) => self.0.acknowledged(receipt.bytes),
+            Err(error) => self.0.refuse(Refusal::NotTaken, line as u64, &error.to_string()),
         }
     }
 }
 
 struct Feed {
-    into: Into,
-    limits: RecordLimits,
+    pipeline: Pipeline<Lines>,
     counts: Arc<Counts>,
-    is_stopped: AtomicBool,
 }
 
 impl Feed {
@@ -113,7 +88,7 @@ impl Feed {
         let mut line = Vec::new();
         let mut value = Vec::new();
         for number in 1.. {
-            if self.is_stopped.load(Ordering::Relaxed) {
+            if self.pipeline.is_stopped() {
                 return Ok(());
             }
             line.clear();
@@ -137,11 +112,11 @@ impl Feed {
             if event.is_empty() {
                 continue;
             }
-            value.clear();
-            match self.encode(event, &mut value) {
-                Ok(channel) => {
+            match self.record(event, &mut value) {
+                Ok(record) => {
                     self.counts.sent();
-                    self.into.send(number, channel, &value, &self.is_stopped);
+                    let tag = usize::try_from(number).unwrap_or(usize::MAX);
+                    self.pipeline.send_blocking(record, tag);
                 }
                 Err((refusal, why)) => self.counts.refuse(refusal, number, &why),
             }
@@ -149,9 +124,7 @@ impl Feed {
         Ok(())
     }
 
-    /// Writes the value of the record, and says to which channel it belongs.
-    fn encode(&self, json: &[u8], value: &mut Vec<u8>) -> Result<ChannelId, (Refusal, String)> {
-        let invalid = |why: String| (Refusal::Invalid, why);
+    fn record<'a>(&self, json: &[u8], value: &'a mut Vec<u8>) -> Result<Record<'a>, (Refusal, String)> {
         // The line of the input is told with it, and each has but one.
         let event = event_from_json(json).map_err(|why| {
             (
@@ -159,21 +132,12 @@ impl Feed {
                 why.replace(" at line 1 column ", " at column "),
             )
         })?;
-        event.encode(value).map_err(|error| invalid(error.to_string()))?;
-        let bytes = value.len();
-        if bytes > self.limits.event_bytes_max {
-            let max = self.limits.event_bytes_max;
-            return Err(invalid(format!(
-                "it has {bytes} bytes as protobuf, limits.max_event_bytes is {max}"
-            )));
-        }
-        check(event, &self.limits)
-            .map(|event| event.channel)
-            .map_err(invalid)
+        let record = self.pipeline.record(event, value);
+        record.map_err(|error| (Refusal::Invalid, error.to_string()))
     }
 
     async fn stop_reading(&self, reading: &mut JoinHandle<Result<(), String>>) -> Result<(), String> {
-        self.is_stopped.store(true, Ordering::Relaxed);
+        self.pipeline.stop();
         match tokio::time::timeout(STOP_READING_MAX, reading).await {
             Ok(read) => broken_off(read),
             Err(_) => Ok(()),
@@ -184,12 +148,12 @@ impl Feed {
     async fn flush(&self, is_stopped: bool, stop: impl Future<Output = ()>) -> Result<(), String> {
         if !is_stopped {
             tokio::select! {
-                flushed = self.into.flush(None) => return flushed,
+                flushed = self.pipeline.flush(None) => return flushed,
                 () = stop => {}
             }
         }
         // What is not acknowledged then is told by the counts.
-        let _ = self.into.flush(Some(STOP_FLUSHING_MAX)).await;
+        let _ = self.pipeline.flush(Some(STOP_FLUSHING_MAX)).await;
         Ok(())
     }
 }

@@ -32,6 +32,7 @@ use super::failure::{SourceFailure, StreamInfo};
 use super::position::Refusal;
 use super::stats::{Seen, SourceStats};
 use super::{Owners, first_assignment};
+use crate::config;
 use crate::model::ids::PartitionId;
 use crate::store::{Store, StreamIdentity};
 
@@ -62,6 +63,18 @@ pub struct JetStreamSettings {
 }
 
 impl JetStreamSettings {
+    /// As configured, over a connection that nothing else uses.
+    pub fn new(stream: &config::Stream, client: Client) -> Self {
+        let jetstream = &stream.jetstream;
+        JetStreamSettings {
+            client,
+            stream: jetstream.stream.clone(),
+            partitions: jetstream.partitions,
+            replicas: jetstream.replicas,
+            epoch: stream.epoch,
+        }
+    }
+
     /// Where dead letters go.
     pub fn dead_letter_stream(&self) -> String {
         format!("{}-dlq", self.stream)

@@ -8,7 +8,7 @@ use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 
-use crate::config::Secret;
+use crate::config::{Secret, Stream};
 
 /// What the source, the dead letters and `publish` need to know of Kafka: `[stream.kafka]` and `stream.epoch`.
 #[derive(Clone)]
@@ -40,6 +40,23 @@ impl fmt::Debug for KafkaSettings {
             .field("group", &self.group)
             .field("epoch", &self.epoch)
             .finish_non_exhaustive()
+    }
+}
+
+impl From<&Stream> for KafkaSettings {
+    /// As configured.
+    fn from(stream: &Stream) -> Self {
+        let kafka = &stream.kafka;
+        KafkaSettings {
+            brokers: kafka.brokers.clone(),
+            topic: kafka.topic.clone(),
+            group: kafka.group.clone(),
+            partitions: kafka.partitions,
+            replication: kafka.replication,
+            password: kafka.password.clone(),
+            properties: kafka.properties.clone().into(),
+            epoch: stream.epoch,
+        }
     }
 }
 
