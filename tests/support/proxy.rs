@@ -15,12 +15,12 @@ const CHUNK_BYTES_MAX: usize = 64 * 1024;
 const CHUNKS_MAX: usize = 256;
 
 /// How the way is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Way {
     /// What each direction takes longer; what is on its way overtakes nothing.
     delay: Duration,
-    /// Nothing arrives, and connections stay open.
-    is_stalled: bool,
+    /// Nothing arrives by connections from this number on, and they stay open.
+    stalled_from: usize,
     /// New connections end at once.
     is_refusing: bool,
     /// Connections of an earlier number are cut.
@@ -39,13 +39,18 @@ impl Proxy {
     pub async fn start(to: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (way, seen) = watch::channel(Way::default());
+        let (way, seen) = watch::channel(Way {
+            delay: Duration::ZERO,
+            stalled_from: usize::MAX,
+            is_refusing: false,
+            cuts: 0,
+        });
         let to = to.to_owned();
         let accepting = tokio::spawn(async move {
-            loop {
+            for number in 0.. {
                 let (client, _) = listener.accept().await.unwrap();
                 if !seen.borrow().is_refusing {
-                    tokio::spawn(connect(client, to.clone(), seen.clone()));
+                    tokio::spawn(connect(number, client, to.clone(), seen.clone()));
                 }
             }
         });
@@ -68,7 +73,12 @@ impl Proxy {
 
     /// Lets nothing arrive, or lets everything that was held back arrive.
     pub fn stall(&self, is_stalled: bool) {
-        self.way.send_modify(|way| way.is_stalled = is_stalled);
+        self.stall_from(if is_stalled { 0 } else { usize::MAX });
+    }
+
+    /// Lets nothing arrive by connections from this number on, counted from 0 as they were made.
+    pub fn stall_from(&self, number: usize) {
+        self.way.send_modify(|way| way.stalled_from = number);
     }
 
     /// Cuts every connection, and for as long as `is_refusing` each new one.
@@ -87,7 +97,7 @@ impl Drop for Proxy {
 }
 
 /// One connection, until either side or a cut ends it.
-async fn connect(client: TcpStream, to: String, way: watch::Receiver<Way>) {
+async fn connect(number: usize, client: TcpStream, to: String, way: watch::Receiver<Way>) {
     let mut cut = way.clone();
     let cuts = cut.borrow().cuts;
     let Ok(server) = TcpStream::connect(to).await else {
@@ -99,14 +109,15 @@ async fn connect(client: TcpStream, to: String, way: watch::Receiver<Way>) {
     let (client_reads, client_writes) = client.into_split();
     let (server_reads, server_writes) = server.into_split();
     tokio::select! {
-        () = pump(client_reads, server_writes, way.clone()) => {}
-        () = pump(server_reads, client_writes, way) => {}
+        () = pump(number, client_reads, server_writes, way.clone()) => {}
+        () = pump(number, server_reads, client_writes, way) => {}
         _ = cut.wait_for(|way| way.cuts != cuts) => {}
     }
 }
 
 /// One direction, until its sender ends.
 async fn pump(
+    number: usize,
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut way: watch::Receiver<Way>,
@@ -125,7 +136,8 @@ async fn pump(
     let writing = async move {
         while let Some((due, chunk)) = arriving.recv().await {
             tokio::time::sleep_until(due).await;
-            if way.wait_for(|way| !way.is_stalled).await.is_err() || to.write_all(&chunk).await.is_err() {
+            let open = way.wait_for(|way| number < way.stalled_from).await.is_ok();
+            if !open || to.write_all(&chunk).await.is_err() {
                 return;
             }
         }

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::api::{Api, Bounds};
 use super::ends::Found;
+use super::takeover::{Step, Takeover};
 use super::{JetStreamSettings, Phase, misfit};
 use crate::model::ids::{LogPosition, Offset, PartitionId};
 use crate::source::failure::SourceFailure;
@@ -54,6 +55,9 @@ pub(super) struct PartitionReader<O, S> {
     pub stats: Arc<SourceStats>,
     pub failures: mpsc::Sender<SourceFailure>,
     pub phase: watch::Receiver<Phase>,
+    pub takeover: Arc<Takeover>,
+    /// Just after its last record when it was located.
+    pub live_at: u64,
     pub ends: watch::Receiver<Arc<Found>>,
     /// The sequence to be read next; below it everything was offered.
     pub next: u64,
@@ -100,6 +104,8 @@ impl<O: Owners + Sync, S: Store> PartitionReader<O, S> {
             self.next = start.next;
             self.has_position = start.durable.offset().is_some();
             (self.told_end, self.standing_at) = (None, None);
+            self.live_at = live_at;
+            self.takeover.done(Step::Located, self.partition);
             self.owners
                 .assign(self.partition, self.assignment, start.durable, Offset(live_at));
             self.owners.end_seen(self.partition, Offset(live_at));
@@ -212,6 +218,7 @@ impl<O: Owners + Sync, S: Store> PartitionReader<O, S> {
             match self.api.records(self.partition, self.next).await {
                 Ok(records) => {
                     let from = self.next;
+                    self.takeover.done(Step::Asked, self.partition);
                     match self.follow(records).await {
                         Ok(over) => return over,
                         Err(why) => {
@@ -276,6 +283,7 @@ impl<O: Owners + Sync, S: Store> PartitionReader<O, S> {
         if let Some(beyond) = beyond {
             self.has_position = true;
             self.offer(records).await;
+            self.tell_takeover();
             self.owners.records_beyond(self.partition, beyond);
             if beyond == 0 {
                 self.tell_end(self.next);
@@ -381,7 +389,14 @@ impl<O: Owners + Sync, S: Store> PartitionReader<O, S> {
         Ok(None)
     }
 
+    fn tell_takeover(&self) {
+        if self.next >= self.live_at {
+            self.takeover.done(Step::Read, self.partition);
+        }
+    }
+
     fn tell_end(&mut self, next: u64) {
+        self.tell_takeover();
         if self.told_end.is_none_or(|told| told < next) {
             self.told_end = Some(next);
             self.owners
