@@ -1,6 +1,7 @@
-//! A TCP proxy on 127.0.0.1 that makes the way to a server slow, stalls it, or cuts it.
+//! A TCP proxy on 127.0.0.1 that makes the way to a server slow, stalls it, cuts it, or loses something on it.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -31,8 +32,12 @@ struct Way {
 pub struct Proxy {
     address: SocketAddr,
     way: watch::Sender<Way>,
+    to_lose: ToLose,
     accepting: JoinHandle<()>,
 }
+
+/// What is lost where it comes by next, and not again.
+type ToLose = Arc<Mutex<Option<Vec<u8>>>>;
 
 impl Proxy {
     /// Starts one to a server's `host:port`, as fast as can be.
@@ -46,19 +51,32 @@ impl Proxy {
             cuts: 0,
         });
         let to = to.to_owned();
+        let to_lose = ToLose::default();
+        let losing = to_lose.clone();
         let accepting = tokio::spawn(async move {
             for number in 0.. {
                 let (client, _) = listener.accept().await.unwrap();
                 if !seen.borrow().is_refusing {
-                    tokio::spawn(connect(number, client, to.clone(), seen.clone()));
+                    tokio::spawn(connect(number, client, to.clone(), seen.clone(), losing.clone()));
                 }
             }
         });
         Proxy {
             address,
             way,
+            to_lose,
             accepting,
         }
+    }
+
+    /// Loses the next chunk of bytes from the server that contains these. Where little is on the way, that is one message.
+    pub fn lose(&self, containing: &[u8]) {
+        *self.to_lose.lock().unwrap() = Some(containing.to_vec());
+    }
+
+    /// Whether what was to be lost is.
+    pub fn has_lost(&self) -> bool {
+        self.to_lose.lock().unwrap().is_none()
     }
 
     /// `host:port` of the proxy.
@@ -97,7 +115,7 @@ impl Drop for Proxy {
 }
 
 /// One connection, until either side or a cut ends it.
-async fn connect(number: usize, client: TcpStream, to: String, way: watch::Receiver<Way>) {
+async fn connect(number: usize, client: TcpStream, to: String, way: watch::Receiver<Way>, to_lose: ToLose) {
     let mut cut = way.clone();
     let cuts = cut.borrow().cuts;
     let Ok(server) = TcpStream::connect(to).await else {
@@ -109,8 +127,8 @@ async fn connect(number: usize, client: TcpStream, to: String, way: watch::Recei
     let (client_reads, client_writes) = client.into_split();
     let (server_reads, server_writes) = server.into_split();
     tokio::select! {
-        () = pump(number, client_reads, server_writes, way.clone()) => {}
-        () = pump(number, server_reads, client_writes, way) => {}
+        () = pump(number, client_reads, server_writes, way.clone(), ToLose::default()) => {}
+        () = pump(number, server_reads, client_writes, way, to_lose) => {}
         _ = cut.wait_for(|way| way.cuts != cuts) => {}
     }
 }
@@ -121,12 +139,16 @@ async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut way: watch::Receiver<Way>,
+    to_lose: ToLose,
 ) {
     let (send, mut arriving) = mpsc::channel::<(Instant, Vec<u8>)>(CHUNKS_MAX);
     let seen = way.clone();
     let reading = async move {
         let mut chunk = vec![0; CHUNK_BYTES_MAX];
         while let Ok(read @ 1..) = from.read(&mut chunk).await {
+            if is_lost(&to_lose, &chunk[..read]) {
+                continue;
+            }
             let due = Instant::now() + seen.borrow().delay;
             if send.send((due, chunk[..read].to_vec())).await.is_err() {
                 return;
@@ -143,4 +165,15 @@ async fn pump(
         }
     };
     tokio::join!(reading, writing);
+}
+
+fn is_lost(to_lose: &ToLose, chunk: &[u8]) -> bool {
+    let mut to_lose = to_lose.lock().unwrap();
+    let is_it = to_lose
+        .as_ref()
+        .is_some_and(|lost| chunk.windows(lost.len()).any(|window| window == lost));
+    if is_it {
+        *to_lose = None;
+    }
+    is_it
 }

@@ -13,6 +13,7 @@ mod lease;
 mod partition;
 mod prepare;
 mod takeover;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,6 +31,7 @@ use self::ends::Ends;
 use self::lease::{Held, Lease, Renewed};
 use self::partition::PartitionReader;
 use self::takeover::Takeover;
+use self::waiting::Waiting;
 use super::failure::{SourceFailure, StreamInfo};
 use super::position::Refusal;
 use super::stats::{Seen, SourceStats};
@@ -292,6 +294,7 @@ impl<O: Owners + Sync, S: Store> Instance<O, S> {
     ) -> (JoinHandle<()>, JoinSet<()>) {
         let api = Api::new(&self.settings);
         let (tell_ends, ends) = watch::channel(Arc::default());
+        let waiting = Arc::new(Waiting::new(&self.settings.stream));
         let mut partitions = JoinSet::new();
         // A partition that is taken anew gets a higher one in between.
         self.next_assignment = self.next_assignment.max(first_assignment());
@@ -309,6 +312,7 @@ impl<O: Owners + Sync, S: Store> Instance<O, S> {
                 failures: self.failures.clone(),
                 phase: told.clone(),
                 takeover: takeover.clone(),
+                waiting: waiting.clone(),
                 live_at: 0,
                 ends: ends.clone(),
                 next: 0,
