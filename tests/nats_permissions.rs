@@ -31,7 +31,7 @@ use support::servers;
 fn server(dir: &Path) -> servers::Nats {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/nats/nats-server.conf");
     let mut text = fs::read_to_string(example).unwrap();
-    for user in ["readstates", "caller", "operator"] {
+    for user in ["readstates", "caller", "operator", "publisher"] {
         let variable = format!("${}_PASSWORD", user.to_uppercase());
         assert!(text.contains(&variable), "{variable}");
         text = text.replace(&variable, &format!("\"{user}\""));

@@ -54,11 +54,13 @@ impl Deployment {
     }
 
     /// Half of what the servers need comes by the environment, half by flags.
-    fn command(&self, command: &str, more: &[(&str, String)]) -> Command {
+    fn command(&self, by: &[&str], command: &str, more: &[(&str, String)]) -> Command {
         // setpriv: the process must not outlive the test, whatever ends that.
         let mut started = Command::new("setpriv");
         started
-            .args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_readstates"), command])
+            .args(["--pdeathsig", "KILL"])
+            .args(by)
+            .args([env!("CARGO_BIN_EXE_readstates"), command])
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
             .env("READSTATES_STREAM__KAFKA__BROKERS", &self.brokers)
@@ -79,11 +81,16 @@ impl Deployment {
 
     /// Starts an instance, and does not wait for anything.
     pub fn serve(&self, name: &str, more: &[(&str, String)]) -> Service {
+        self.serve_by(name, more, &[])
+    }
+
+    /// The same by another program that runs it, such as `prlimit` with its arguments.
+    pub fn serve_by(&self, name: &str, more: &[(&str, String)], by: &[&str]) -> Service {
         let dir = fresh_dir(&format!("{}-{name}", self.name));
         let admin = format!("127.0.0.1:{}", free_ports(1)[0]);
         let mut more = more.to_vec();
         more.push(("admin.listen", admin.clone()));
-        let mut command = self.command("serve", &more);
+        let mut command = self.command(by, "serve", &more);
         let log = dir.join("serve.log");
         let output = File::create(&log).unwrap();
         command
@@ -136,7 +143,7 @@ impl Deployment {
     }
 
     fn start_with(&self, command: &str, arguments: &[&str], more: &[(&str, String)]) -> Child {
-        let mut started = self.command(command, more);
+        let mut started = self.command(&[], command, more);
         started
             .args(arguments)
             .stdin(Stdio::piped())

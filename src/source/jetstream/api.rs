@@ -1,8 +1,7 @@
 //! What is asked of the stream.
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::consumer::pull;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{Info, LastRawMessageErrorKind};
 
@@ -12,7 +11,7 @@ use super::JetStreamSettings;
 use crate::model::ids::PartitionId;
 
 /// Records asked for at once, which may wait in this process: far below the capacity of the subscription.
-const FETCHED_RECORDS_MAX: usize = 512;
+pub(super) const FETCHED_RECORDS_MAX: usize = 512;
 /// How long such a request holds.
 const FETCH_EXPIRES: Duration = Duration::from_secs(30);
 /// The server shows in this interval that it still has the request; it is missed after twice that.
@@ -70,8 +69,35 @@ impl Api {
         }
     }
 
-    /// The records of a partition from this sequence on.
-    pub async fn records(&self, partition: PartitionId, from: u64) -> Result<pull::Stream, String> {
+    /// The records of a partition from this sequence on, and how many there are now.
+    pub async fn records(&self, partition: PartitionId, from: u64) -> Result<(pull::Stream, u64), String> {
+        let consumer = self.consumer(partition, from).await?;
+        let pending = consumer.cached_info().num_pending;
+        let records = consumer
+            .stream()
+            .max_messages_per_batch(FETCHED_RECORDS_MAX)
+            .expires(FETCH_EXPIRES)
+            .heartbeat(HEARTBEAT)
+            .messages()
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok((records, pending))
+    }
+
+    /// How many records a partition has from this sequence on.
+    pub async fn pending(&self, partition: PartitionId, from: u64) -> Result<u64, String> {
+        let consumer = self.consumer(partition, from).await?;
+        let info = consumer.cached_info();
+        let stream = self.context.get_stream_no_info(&self.settings.stream).await;
+        let stream = stream.map_err(|error| error.to_string())?;
+        if let Err(error) = stream.delete_consumer(&info.name).await {
+            tracing::debug!(%error, "a consumer is left to go by itself");
+        }
+        Ok(info.num_pending)
+    }
+
+    /// One that begins at this sequence.
+    async fn consumer(&self, partition: PartitionId, from: u64) -> Result<PullConsumer, String> {
         let config = pull::Config {
             deliver_policy: DeliverPolicy::ByStartSequence {
                 start_sequence: from.max(1),
@@ -84,17 +110,8 @@ impl Api {
             description: Some("readstates".to_owned()),
             ..Default::default()
         };
-        let consumer = self
-            .context
+        self.context
             .create_consumer_on_stream(config, &self.settings.stream)
-            .await
-            .map_err(|error| error.to_string())?;
-        consumer
-            .stream()
-            .max_messages_per_batch(FETCHED_RECORDS_MAX)
-            .expires(FETCH_EXPIRES)
-            .heartbeat(HEARTBEAT)
-            .messages()
             .await
             .map_err(|error| error.to_string())
     }

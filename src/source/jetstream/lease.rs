@@ -2,7 +2,7 @@
 //!
 //! | state | means | ends by |
 //! |---|---|---|
-//! | standby | another instance has the lease | its entry runs out or is deleted, and ours is the first after it |
+//! | standby | another instance has the lease | its entry is deleted, runs out, or stands unchanged for its life, and ours is the first after it |
 //! | certain | nobody else can have it | nine tenths of the entry's life without an accepted renewal |
 //! | in doubt | others may have it | an accepted renewal, or the loss |
 //! | lost | another one has it, or nobody knows who had it meanwhile | the next acquisition |
@@ -10,6 +10,9 @@
 //! A renewal names the revision that it replaces, so one that was overtaken is refused, however late it arrives. The
 //! server counts an entry's life from when it took the renewal, this from when it was *sent*, which is earlier. So a
 //! holder that was stopped and wakes up is in doubt before anybody else can have the lease.
+//!
+//! The server may take seconds to remove what has run out. So a standby counts as well, from when it first *saw* a
+//! revision, which is later than when the server took it, and then replaces that very revision.
 
 use std::time::{Duration, Instant};
 
@@ -44,6 +47,14 @@ pub(super) struct Held {
     pub confirmed: Confirmed,
 }
 
+/// What a standby knows of the holder.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SeenEntry {
+    revision: u64,
+    /// When it was seen first.
+    pub at: Instant,
+}
+
 /// What came of a renewal.
 pub(super) enum Renewed {
     Held(Held),
@@ -65,23 +76,30 @@ impl Lease {
         })
     }
 
-    /// Takes the lease if nobody has it.
-    pub async fn acquire(&self) -> Result<Option<Held>, String> {
-        match self.put(0).await {
-            Put::Accepted(held) => return Ok(Some(held)),
-            Put::Failed(error) => return Err(error),
-            Put::Overtaken => {}
-        }
+    /// Takes the lease if nobody has it. `seen`: the holder's newest entry, kept from one attempt to the next.
+    pub async fn acquire(&self, seen: &mut Option<SeenEntry>) -> Result<Option<Held>, String> {
         let entry = self.bucket.entry(KEY).await.map_err(|error| error.to_string())?;
-        match entry {
-            Some(entry) if entry.operation != Operation::Put || entry.value == self.name => {
-                match self.put(entry.revision).await {
-                    Put::Accepted(held) => Ok(Some(held)),
-                    Put::Overtaken => Ok(None),
-                    Put::Failed(error) => Err(error),
+        let replaced = match entry {
+            None => 0,
+            Some(entry) if entry.operation != Operation::Put || entry.value == self.name => entry.revision,
+            Some(entry) => match seen {
+                Some(seen) if seen.revision == entry.revision => match seen.at.elapsed() >= self.ttl {
+                    true => entry.revision,
+                    false => return Ok(None),
+                },
+                _ => {
+                    *seen = Some(SeenEntry {
+                        revision: entry.revision,
+                        at: Instant::now(),
+                    });
+                    return Ok(None);
                 }
-            }
-            _ => Ok(None),
+            },
+        };
+        match self.put(replaced).await {
+            Put::Accepted(held) => Ok(Some(held)),
+            Put::Overtaken => Ok(None),
+            Put::Failed(error) => Err(error),
         }
     }
 

@@ -12,6 +12,8 @@ mod ends;
 mod lease;
 mod partition;
 mod prepare;
+mod takeover;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,6 +30,8 @@ use self::api::Api;
 use self::ends::Ends;
 use self::lease::{Held, Lease, Renewed};
 use self::partition::PartitionReader;
+use self::takeover::Takeover;
+use self::waiting::Waiting;
 use super::failure::{SourceFailure, StreamInfo};
 use super::position::Refusal;
 use super::stats::{Seen, SourceStats};
@@ -44,8 +48,8 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 const RENEWALS_PER_TTL: u32 = 6;
 /// The pause after a renewal of which nobody knows whether it was accepted.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
-/// How often a standby tries to get the lease.
-const STANDBY_INTERVAL: Duration = Duration::from_millis(250);
+/// How often a standby looks whether somebody has the lease.
+const STANDBY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What the source, the dead letters and `publish` need to know.
 #[derive(Clone, Debug)]
@@ -195,18 +199,16 @@ impl<O: Owners + Sync, S: Store> Instance<O, S> {
                 held = self.acquire() => held,
                 () = is_stopped(&mut stopped) => return,
             };
-            let Some((lease, held)) = held else {
-                return is_stopped(&mut stopped).await;
-            };
-            if self.own(&lease, held, &mut stopped).await == Ended::Stopped {
+            let (lease, held, last_sign) = held;
+            if self.own(&lease, held, last_sign, &mut stopped).await == Ended::Stopped {
                 return;
             }
         }
     }
 
-    /// Waits for the lease. None if there can't be one.
-    async fn acquire(&self) -> Option<(Lease, Held)> {
-        let mut is_standby = false;
+    /// Waits for the lease. The last: when the former holder was seen to renew it last, if it was.
+    async fn acquire(&self) -> (Lease, Held, Option<Instant>) {
+        let (mut is_standby, mut seen) = (false, None);
         let lease = loop {
             match Lease::open(&self.settings, &self.name).await {
                 Ok(lease) => break lease,
@@ -215,10 +217,10 @@ impl<O: Owners + Sync, S: Store> Instance<O, S> {
             tokio::time::sleep(RETRY_PAUSE).await;
         };
         loop {
-            match lease.acquire().await {
+            match lease.acquire(&mut seen).await {
                 Ok(Some(held)) => {
                     self.saw_server(Ok(()));
-                    return Some((lease, held));
+                    return (lease, held, seen.map(|seen| seen.at));
                 }
                 Ok(None) => {
                     self.saw_server(Ok(()));
@@ -236,7 +238,13 @@ impl<O: Owners + Sync, S: Store> Instance<O, S> {
     }
 
     /// Owns all partitions until it is stopped or the lease is lost.
-    async fn own(&mut self, lease: &Lease, mut held: Held, stopped: &mut watch::Receiver<bool>) -> Ended {
+    async fn own(
+        &mut self,
+        lease: &Lease,
+        mut held: Held,
+        last_sign: Option<Instant>,
+        stopped: &mut watch::Receiver<bool>,
+    ) -> Ended {
         let stream = self.settings.stream.clone();
         tracing::info!(stream, "this instance has the lease: it owns all partitions");
         self.stats
@@ -244,7 +252,8 @@ impl<O: Owners + Sync, S: Store> Instance<O, S> {
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.owners.confirmed(Some(held.confirmed));
         let (phase, told) = watch::channel(Phase::Owned);
-        let (ends, mut partitions) = self.start_partitions(&told);
+        let takeover = Takeover::new(&self.settings, last_sign);
+        let (ends, mut partitions) = self.start_partitions(&told, &takeover);
         let mut renew_at = held.confirmed.at + lease.ttl / RENEWALS_PER_TTL;
         let ended = loop {
             tokio::select! {
@@ -291,9 +300,14 @@ impl<O: Owners + Sync, S: Store> Instance<O, S> {
         }
     }
 
-    fn start_partitions(&mut self, told: &watch::Receiver<Phase>) -> (JoinHandle<()>, JoinSet<()>) {
+    fn start_partitions(
+        &mut self,
+        told: &watch::Receiver<Phase>,
+        takeover: &Arc<Takeover>,
+    ) -> (JoinHandle<()>, JoinSet<()>) {
         let api = Api::new(&self.settings);
         let (tell_ends, ends) = watch::channel(Arc::default());
+        let waiting = Arc::new(Waiting::new(&self.settings.stream));
         let mut partitions = JoinSet::new();
         // A partition that is taken anew gets a higher one in between.
         self.next_assignment = self.next_assignment.max(first_assignment());
@@ -310,6 +324,9 @@ impl<O: Owners + Sync, S: Store> Instance<O, S> {
                 stats: self.stats.clone(),
                 failures: self.failures.clone(),
                 phase: told.clone(),
+                takeover: takeover.clone(),
+                waiting: waiting.clone(),
+                live_at: 0,
                 ends: ends.clone(),
                 next: 0,
                 has_position: false,

@@ -19,8 +19,10 @@ use async_nats::jetstream::consumer::pull;
 use futures::StreamExt;
 use tokio::sync::{mpsc, watch};
 
-use super::api::{Api, Bounds};
+use super::api::{Api, Bounds, FETCHED_RECORDS_MAX};
 use super::ends::Found;
+use super::takeover::{Step, Takeover};
+use super::waiting::Waiting;
 use super::{JetStreamSettings, Phase, misfit};
 use crate::model::ids::{LogPosition, Offset, PartitionId};
 use crate::source::failure::SourceFailure;
@@ -38,6 +40,8 @@ const BATCH_RECORDS_MAX: usize = 64;
 const OFFER_PAUSE: Duration = Duration::from_millis(2);
 /// How long an owner may refuse everything before the partition counts as paused.
 const REFUSED_MAX: Duration = Duration::from_secs(1);
+/// How often the records that wait are counted while it is paused; a count takes a consumer of its own.
+const COUNT_INTERVAL: Duration = Duration::from_secs(2);
 /// So many rounds a partition may stand although there are records; then it is read by another consumer.
 const STANDING_ROUNDS_MAX: u32 = 5;
 
@@ -54,6 +58,10 @@ pub(super) struct PartitionReader<O, S> {
     pub stats: Arc<SourceStats>,
     pub failures: mpsc::Sender<SourceFailure>,
     pub phase: watch::Receiver<Phase>,
+    pub takeover: Arc<Takeover>,
+    pub waiting: Arc<Waiting>,
+    /// Just after its last record when it was located.
+    pub live_at: u64,
     pub ends: watch::Receiver<Arc<Found>>,
     /// The sequence to be read next; below it everything was offered.
     pub next: u64,
@@ -66,6 +74,33 @@ pub(super) struct PartitionReader<O, S> {
     pub standing_rounds: u32,
     /// What was applied when it was found stuck and taken anew.
     pub was_stuck_at: Option<LogPosition>,
+}
+
+/// What a consumer has said.
+struct Delivered {
+    /// So many records it has delivered.
+    count: u64,
+    /// So many it was to deliver after the last one.
+    pending: u64,
+    /// So many of the next ones may have waited in the stream although none was pending when the last one came: nothing
+    /// was asked for meanwhile.
+    unsure: usize,
+}
+
+impl Delivered {
+    /// Whether records may have been in the stream, and been deleted, between the last one and the next.
+    fn may_have_missed_some(&self) -> bool {
+        self.pending > 0 || self.unsure > 0
+    }
+}
+
+/// What came of offering records.
+enum Offered {
+    AtOnce,
+    /// They were refused at first.
+    Late,
+    /// Not taken, and why that is of no use any more.
+    InVain(Over),
 }
 
 /// Why a partition is not read any more.
@@ -100,6 +135,8 @@ impl<O: Owners + Sync, S: Store> PartitionReader<O, S> {
             self.next = start.next;
             self.has_position = start.durable.offset().is_some();
             (self.told_end, self.standing_at) = (None, None);
+            self.live_at = live_at;
+            self.takeover.done(Step::Located, self.partition);
             self.owners
                 .assign(self.partition, self.assignment, start.durable, Offset(live_at));
             self.owners.end_seen(self.partition, Offset(live_at));
@@ -192,10 +229,7 @@ impl<O: Owners + Sync, S: Store> PartitionReader<O, S> {
     }
 
     async fn wait(&self, backoff: &mut Backoff, error: &str) {
-        if !backoff.waited() {
-            tracing::warn!(stream = self.settings.stream, partition = %self.partition, error,
-                "the partition waits for JetStream");
-        }
+        self.waiting.waits(self.partition, error);
         backoff.wait().await;
     }
 
@@ -203,16 +237,16 @@ impl<O: Owners + Sync, S: Store> PartitionReader<O, S> {
     async fn read(&mut self) -> Over {
         let mut backoff = Backoff::default();
         loop {
-            let bounds = self.bounds().await;
-            if let Err(refusal) =
-                bounds.and_then(|bounds| check(self.next.max(1), (bounds.start, bounds.end)))
-            {
-                return Over::Misfit(refusal);
-            }
             match self.api.records(self.partition, self.next).await {
-                Ok(records) => {
+                Ok((records, pending)) => {
                     let from = self.next;
-                    match self.follow(records).await {
+                    // After the consumer was made: what is deleted later is looked for while it delivers.
+                    if let Err(refusal) = self.check_nothing_is_gone().await {
+                        return Over::Misfit(refusal);
+                    }
+                    self.takeover.done(Step::Asked, self.partition);
+                    self.waiting.is_read(self.partition);
+                    match self.follow(records, pending).await {
                         Ok(over) => return over,
                         Err(why) => {
                             tracing::debug!(stream = self.settings.stream, partition = %self.partition,
@@ -229,21 +263,46 @@ impl<O: Owners + Sync, S: Store> PartitionReader<O, S> {
         }
     }
 
-    /// Reads by one consumer, until that can't go on.
-    async fn follow(&mut self, records: pull::Stream) -> Result<Over, String> {
+    /// Whether all that is to be read next is still there, and was not taken back either.
+    async fn check_nothing_is_gone(&self) -> Result<(), Refusal> {
+        let bounds = self.bounds().await?;
+        check(self.next.max(1), (bounds.start, bounds.end))
+    }
+
+    /// The same where records have come since. `start`: of the stream, asked for once for all that came together.
+    async fn check_start(&self, start: &mut Option<u64>) -> Result<(), Refusal> {
+        let next = self.next.max(1);
+        let start = match *start {
+            Some(start) => start,
+            None => *start.insert(self.bounds().await?.start),
+        };
+        match next < start {
+            true => Err(Refusal::BeforeStart { next, start }),
+            false => Ok(()),
+        }
+    }
+
+    /// Reads by one consumer, for which so many records are pending, until that can't go on.
+    async fn follow(&mut self, records: pull::Stream, pending: u64) -> Result<Over, String> {
         let mut ends = self.ends.clone();
         let mut chunks = records.ready_chunks(BATCH_RECORDS_MAX);
-        let mut delivered = 0;
+        let mut delivered = Delivered {
+            count: 0,
+            pending,
+            unsure: 1,
+        };
         loop {
             tokio::select! {
                 chunk = chunks.next() => {
                     let chunk = chunk.ok_or("the consumer has ended")?;
-                    self.take(chunk, &mut delivered).await?;
+                    if let Some(over) = self.take(chunk, &mut delivered).await? {
+                        return Ok(over);
+                    }
                 }
                 changed = ends.changed() => {
                     changed.map_err(|_| "nobody asks for ends any more")?;
                     let found = ends.borrow_and_update().clone();
-                    if let Some(over) = self.compare(&found)? {
+                    if let Some(over) = self.compare(&found, &mut delivered)? {
                         return Ok(over);
                     }
                 }
@@ -251,18 +310,28 @@ impl<O: Owners + Sync, S: Store> PartitionReader<O, S> {
         }
     }
 
-    /// Offers what came. `delivered`: how many this consumer has delivered.
+    /// Offers what came.
     async fn take(
         &mut self,
         chunk: Vec<Result<jetstream::Message, pull::MessagesError>>,
-        delivered: &mut u64,
-    ) -> Result<(), String> {
+        delivered: &mut Delivered,
+    ) -> Result<Option<Over>, String> {
         let mut records = Vec::with_capacity(chunk.len());
         let mut beyond = None;
-        let mut broken = Ok(());
+        let (mut broken, mut start) = (Ok(None), None);
         for message in chunk {
             match self.accept(message, delivered) {
                 Ok((record, pending)) => {
+                    // Sequences that are passed over are other partitions', or were deleted: a consumer does not say.
+                    if record.offset.0 > self.next
+                        && delivered.may_have_missed_some()
+                        && let Err(refusal) = self.check_start(&mut start).await
+                    {
+                        broken = Ok(Some(Over::Misfit(refusal)));
+                        break;
+                    }
+                    delivered.pending = pending;
+                    delivered.unsure = delivered.unsure.saturating_sub(1);
                     self.next = record.offset.0 + 1;
                     records.push(record);
                     beyond = Some(pending);
@@ -275,7 +344,12 @@ impl<O: Owners + Sync, S: Store> PartitionReader<O, S> {
         }
         if let Some(beyond) = beyond {
             self.has_position = true;
-            self.offer(records).await;
+            match self.offer(records).await {
+                Offered::AtOnce => {}
+                Offered::Late => delivered.unsure = FETCHED_RECORDS_MAX + 1,
+                Offered::InVain(over) => return Ok(Some(over)),
+            }
+            self.tell_takeover();
             self.owners.records_beyond(self.partition, beyond);
             if beyond == 0 {
                 self.tell_end(self.next);
@@ -288,15 +362,15 @@ impl<O: Owners + Sync, S: Store> PartitionReader<O, S> {
     fn accept(
         &self,
         message: Result<jetstream::Message, pull::MessagesError>,
-        delivered: &mut u64,
+        delivered: &mut Delivered,
     ) -> Result<(RawRecord, u64), String> {
         let message = message.map_err(|error| error.to_string())?;
         let info = message.info().map_err(|error| error.to_string())?;
         let (sequence, pending) = (info.stream_sequence, info.pending);
-        if info.consumer_sequence != *delivered + 1 {
+        if info.consumer_sequence != delivered.count + 1 {
             return Err(format!(
-                "a gap: delivery {} after {delivered}",
-                info.consumer_sequence
+                "a gap: delivery {} after {}",
+                info.consumer_sequence, delivered.count
             ));
         }
         if sequence < self.next {
@@ -305,7 +379,7 @@ impl<O: Owners + Sync, S: Store> PartitionReader<O, S> {
                 self.next
             ));
         }
-        *delivered += 1;
+        delivered.count += 1;
         let timestamp_ms = i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).ok();
         let headers = record_headers(&message);
         let key = headers.iter().rev().find(|(name, _)| name == headers::KEY);
@@ -319,40 +393,76 @@ impl<O: Owners + Sync, S: Store> PartitionReader<O, S> {
         Ok((record, pending))
     }
 
-    /// Offers records until they are taken.
-    async fn offer(&self, records: Vec<RawRecord>) {
+    /// Offers records until they are taken, or there is no use in that any more.
+    async fn offer(&self, records: Vec<RawRecord>) -> Offered {
+        let first = records.first().map_or(self.next, |record| record.offset.0);
         let mut batch = RecordBatch {
             partition: self.partition,
             assignment: self.assignment,
             records,
         };
+        let mut ends = self.ends.clone();
         let since = Instant::now();
-        let mut paused = None;
+        let mut paused: Option<(Paused<'_>, Instant)> = None;
+        let mut offered = Offered::AtOnce;
         while let Err(back) = self.owners.offer(batch) {
-            batch = back;
-            if paused.is_none() && since.elapsed() >= REFUSED_MAX {
-                tracing::info!(stream = self.settings.stream, partition = %self.partition,
-                    "paused: its owner takes no more for now");
-                paused = Some(Paused::new(&self.stats));
+            (batch, offered) = (back, Offered::Late);
+            match &mut paused {
+                None if since.elapsed() >= REFUSED_MAX => {
+                    tracing::info!(stream = self.settings.stream, partition = %self.partition,
+                        "paused: its owner takes no more for now");
+                    paused = Some((Paused::new(&self.stats), Instant::now()));
+                    self.count(first).await;
+                }
+                Some((_, counted)) if counted.elapsed() >= COUNT_INTERVAL => {
+                    self.count(first).await;
+                    *counted = Instant::now();
+                }
+                _ => {}
             }
             tokio::time::sleep(OFFER_PAUSE).await;
+            if ends.has_changed().unwrap_or(false) {
+                let found = ends.borrow_and_update().clone();
+                if let Some(over) = self.is_in_vain(&found) {
+                    return Offered::InVain(over);
+                }
+            }
+        }
+        offered
+    }
+
+    /// Tells how many records wait from this one on.
+    async fn count(&self, from: u64) {
+        match self.api.pending(self.partition, from).await {
+            Ok(pending) => self.owners.records_beyond(self.partition, pending),
+            Err(error) => tracing::debug!(error, "can't count the records that wait"),
         }
     }
 
-    /// Compares where it is with where the stream ends.
-    fn compare(&mut self, found: &Found) -> Result<Option<Over>, String> {
+    /// Whether its owner does not get further, or the stream is another one by now.
+    fn is_in_vain(&self, found: &Found) -> Option<Over> {
         let mut stuck = self.owners.stuck().into_iter();
         let is_it = |stuck: &crate::source::Stuck| {
             stuck.partition == self.partition && stuck.assignment == self.assignment
         };
         if let Some(stuck) = stuck.find(is_it) {
-            return Ok(Some(Over::Stuck(stuck.applied)));
+            return Some(Over::Stuck(stuck.applied));
+        }
+        let bounds = self.same_stream(found.bounds.clone()?);
+        bounds.err().map(Over::Misfit)
+    }
+
+    /// Compares where it is with where the stream ends.
+    fn compare(&mut self, found: &Found, delivered: &mut Delivered) -> Result<Option<Over>, String> {
+        if let Some(over) = self.is_in_vain(found) {
+            return Ok(Some(over));
         }
         let bounds = found.bounds.clone().ok_or("there is no such stream")?;
-        let bounds = match self.same_stream(bounds) {
-            Ok(bounds) => bounds,
-            Err(refusal) => return Ok(Some(Over::Misfit(refusal))),
-        };
+        // Deleted under it: a consumer goes on after the gap as if nothing had been there.
+        if bounds.start > self.next.max(1) && delivered.may_have_missed_some() {
+            let (next, start) = (self.next, bounds.start);
+            return Ok(Some(Over::Misfit(Refusal::BeforeStart { next, start })));
+        }
         let Some(last) = found.lasts.get(self.partition.0 as usize).copied().flatten() else {
             return Ok(None);
         };
@@ -370,18 +480,23 @@ impl<O: Owners + Sync, S: Store> PartitionReader<O, S> {
             };
         }
         self.standing_at = None;
+        // It is waited for what comes next.
+        (delivered.pending, delivered.unsure) = (0, 0);
         // All below the stream's end that is this partition's was offered.
-        if self.has_position {
-            self.next = self.next.max(bounds.end);
-            self.tell_end(self.next);
-        } else {
-            self.tell_end(0);
-        }
+        self.next = self.next.max(bounds.end);
+        self.tell_end(if self.has_position { self.next } else { 0 });
         self.owners.records_beyond(self.partition, 0);
         Ok(None)
     }
 
+    fn tell_takeover(&self) {
+        if self.next >= self.live_at {
+            self.takeover.done(Step::Read, self.partition);
+        }
+    }
+
     fn tell_end(&mut self, next: u64) {
+        self.tell_takeover();
         if self.told_end.is_none_or(|told| told < next) {
             self.told_end = Some(next);
             self.owners

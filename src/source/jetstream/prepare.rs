@@ -13,6 +13,8 @@ use super::api::bounds;
 use super::lease::TTL;
 use crate::source::failure::{PrepareError, StreamInfo};
 
+/// What the subjects of requests begin with.
+const API: &str = "$JS.API.";
 /// Where a stream that was made here says how many partitions it has.
 const PARTITIONS: &str = "readstates-partitions";
 
@@ -69,6 +71,7 @@ async fn ensure(
         metadata,
         ..Default::default()
     };
+    let created = format!("{API}STREAM.CREATE.{name}");
     match context.create_stream(config).await {
         Ok(stream) => {
             tracing::info!(stream = name, partitions = settings.partitions, "created");
@@ -86,7 +89,7 @@ async fn ensure(
             // Another instance may have been faster.
             CreateStreamErrorKind::JetStream(cause) => match look(context, name).await? {
                 Some(info) => Ok(info),
-                None if cause.code() == 503 => Err(unreachable(&error)),
+                None if cause.code() == 503 => Err(unreachable(&created, &error)),
                 None => Err(PrepareError::Misconfigured(format!(
                     "can't create the stream {name:?} with {} replicas and the subjects {:?} ({cause}): correct \
                      stream.jetstream.stream or stream.jetstream.replicas, or create it by hand without limits",
@@ -94,7 +97,7 @@ async fn ensure(
                     all_of(name)
                 ))),
             },
-            _ => Err(unreachable(&error)),
+            _ => Err(unreachable(&created, &error)),
         },
     }
 }
@@ -104,7 +107,7 @@ async fn look(context: &Context, name: &str) -> Result<Option<Info>, PrepareErro
         Ok(stream) => Ok(Some(stream.cached_info().clone())),
         Err(error) => match error.kind() {
             GetStreamErrorKind::JetStream(cause) if cause.code() == 404 => Ok(None),
-            _ => Err(unreachable(&error)),
+            _ => Err(unreachable(&format!("{API}STREAM.INFO.{name}"), &error)),
         },
     }
 }
@@ -134,7 +137,7 @@ async fn ensure_bucket(context: &Context, settings: &JetStreamSettings) -> Resul
         Ok(_) => Ok(()),
         // Another instance may have been faster.
         Err(_) if context.get_key_value(&name).await.is_ok() => Ok(()),
-        Err(error) => Err(unreachable(&format!("the bucket {name:?}: {error}"))),
+        Err(error) => Err(unreachable(&format!("{API}STREAM.CREATE.KV_{name}"), &error)),
     }
 }
 
@@ -156,9 +159,10 @@ fn check_subjects(info: &Info) -> Result<(), PrepareError> {
     )))
 }
 
-fn unreachable(error: &impl fmt::Display) -> PrepareError {
+/// `asked`: the subject of the request that failed.
+fn unreachable(asked: &str, error: &impl fmt::Display) -> PrepareError {
     PrepareError::Unreachable(format!(
-        "can't reach JetStream ({error}): start nats-server with JetStream (-js), or correct nats.url, or allow our user \
-         $JS.API.> and its inbox"
+        "can't reach JetStream: {asked}: {error}: start nats-server with JetStream (-js), or correct nats.url, or let our \
+         user publish there and subscribe to its inbox (deploy/nats/nats-server.conf has all that it needs)"
     ))
 }
