@@ -451,7 +451,7 @@ fn render_offsets(text: &mut String, partitions: &[Status]) {
         ),
         (
             "readstates_committed_offset",
-            "The last record committed to the consumer group.",
+            "The last record committed to the consumer group; with JetStream, which has none, the position in the store.",
             |s| s.committed,
         ),
     ];
