@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::task::block_in_place;
 
 use crate::several_instances::{owned_by, zombie};
+use crate::support::servers::wait_for;
 use crate::support::service::Service;
 use crate::whole_path::asker::Asker;
 use crate::whole_path::publishing::Publishing;
@@ -14,6 +15,8 @@ use crate::whole_path::run::{Run, alone, jetstream, shared_keys};
 use crate::{LIMITS_DEFAULT, Stream, finish, some_days};
 
 const PARTITIONS: u32 = 8;
+/// For whatever a busy machine has to get to.
+const DEADLINE: Duration = Duration::from_secs(60);
 /// From a kill to answers for every partition by a standby, at most.
 const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(10);
 /// From the end of a process that was asked to end until a standby answers for every partition: less than the life of the
@@ -37,10 +40,13 @@ async fn holder_of(asker: &Asker, services: Vec<Service>) -> (Service, Vec<Servi
 
 /// One that owns nothing is well, says so, and answers by asking the owner.
 fn check_stands_by(run: &Run, service: &Service, key: (u64, u64)) {
-    for (path, what) in [("/readyz", "ready"), ("/healthz", "alive")] {
-        let page = service.page(path);
-        assert!(page.starts_with("HTTP/1.1 200") && page.contains(what), "{page}");
-    }
+    wait_for("it to stand by", DEADLINE, || {
+        service.log().contains("standby: another instance has the lease")
+    });
+    wait_for("it to be ready", DEADLINE, || {
+        service.page("/readyz").starts_with("HTTP/1.1 200")
+    });
+    assert!(service.page("/healthz").starts_with("HTTP/1.1 200"));
     let metrics = service.page("/metrics");
     assert!(
         !metrics.contains("{partition="),
@@ -50,7 +56,7 @@ fn check_stands_by(run: &Run, service: &Service, key: (u64, u64)) {
     // Whoever of the group gets the question.
     let (user, channel) = (key.0.to_string(), key.1.to_string());
     let of_it = || service.metric("readstates_queries_total", r#"endpoint="get",code="200""#);
-    let (before, deadline) = (of_it(), Instant::now() + Duration::from_secs(30));
+    let (before, deadline) = (of_it(), Instant::now() + DEADLINE);
     while of_it() == before {
         let said = run.deployment.run("get", &[&user, &channel, "--json"], b"");
         assert_eq!(said.status, Some(0), "{said:?}");
