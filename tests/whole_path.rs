@@ -334,7 +334,7 @@ async fn all_counts_are_right_after_crashes_with_the_embedded_store() {
 async fn all_counts_are_right_after_crashes_with_jetstream_and_the_embedded_store() {
     // A killed holder keeps its lease for some seconds.
     let pair = [jetstream(), embedded("crashes")].concat();
-    check_crashes("crashes_jetstream", 12, pair).await;
+    check_crashes("crashes_jetstream", 10, pair).await;
 }
 
 /// Two instances share the partitions. One is killed and comes back, then the other one is asked to stop and comes back,
