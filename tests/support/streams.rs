@@ -42,9 +42,12 @@ pub struct Record {
 }
 
 impl Record {
-    /// What a header says, if it is there.
+    /// What a header says, if it is there. Many libraries of NATS write names as HTTP does, so case does not matter.
     pub fn header(&self, name: &str) -> Option<&[u8]> {
-        let found = self.headers.iter().find(|(found, _)| found == name);
+        let found = self
+            .headers
+            .iter()
+            .find(|(found, _)| found.eq_ignore_ascii_case(name));
         found?.1.as_deref()
     }
 }
@@ -269,7 +272,9 @@ fn nats_headers(key: Option<&[u8]>, headers: &Headers) -> HeaderMap {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("NATS headers are text");
     let mut all = HeaderMap::new();
     if let Some(key) = key {
-        all.insert("key", text(key));
+        // As some libraries write it, and as HTTP does.
+        let name = if key.len().is_multiple_of(2) { "key" } else { "Key" };
+        all.insert(name, text(key));
     }
     for (name, value) in headers {
         all.append(name.as_str(), text(value.as_deref().unwrap_or_default()));
@@ -396,7 +401,7 @@ fn jetstream_record(message: &jetstream::Message, partition: u32, offset: u64) -
         .map(|(name, value)| (name.to_string(), Some(value.as_str().as_bytes().to_vec())))
         .collect();
     headers.sort_by(|one, other| one.0.cmp(&other.0));
-    let key = headers.iter().find(|(name, _)| name == "key");
+    let key = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("key"));
     Record {
         partition,
         offset,

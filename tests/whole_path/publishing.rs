@@ -103,7 +103,11 @@ impl Publishing {
                     let is = *self
                         .rng
                         .pick(&["application/json", "Application/JSON; charset=utf-8"]);
-                    ("JSON", to_json(event), vec![header("content-type", is)])
+                    let name = match self.is_jetstream() && self.rng.percent(50) {
+                        true => "Content-Type",
+                        false => "content-type",
+                    };
+                    ("JSON", to_json(event), vec![header(name, is)])
                 }
                 _ => ("protobuf", event.encode_to_vec(), Headers::new()),
             };

@@ -1,0 +1,82 @@
+//! How many records of a partition lie between two of its positions, where offsets don't tell: in JetStream all partitions
+//! share them.
+
+use std::collections::VecDeque;
+
+use crate::model::ids::Offset;
+
+/// Records that are remembered one by one, 64 KiB of them; above, every second one is forgotten.
+const MARKS_MAX: usize = 4096;
+
+/// Counts what was taken and is not durable yet. Exact for the newest records; of very many that wait for the store it may
+/// be one in a thousand too many.
+#[derive(Default)]
+pub struct Taken {
+    /// Some records, and how many were taken up to each of them. The newest record is always there.
+    marks: VecDeque<(Offset, u64)>,
+    count: u64,
+    durable_count: u64,
+}
+
+impl Taken {
+    /// A record was taken, with an offset above all before.
+    pub fn add(&mut self, offset: Offset) {
+        if self.marks.len() >= MARKS_MAX {
+            let mut is_kept = false;
+            self.marks.retain(|_| {
+                is_kept = !is_kept;
+                is_kept
+            });
+        }
+        self.count += 1;
+        self.marks.push_back((offset, self.count));
+    }
+
+    /// Everything up to here is in the store.
+    pub fn durable(&mut self, up_to: Offset) {
+        while let Some((_, count)) = self.marks.pop_front_if(|(offset, _)| *offset <= up_to) {
+            self.durable_count = count;
+        }
+    }
+
+    /// How many were taken that are not in the store.
+    pub fn beyond_durable(&self) -> u64 {
+        self.count - self.durable_count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_counted_whatever_lies_between_their_offsets() {
+        let mut taken = Taken::default();
+        for offset in [7, 20, 21, 90] {
+            taken.add(Offset(offset));
+        }
+        for (durable, left) in [(6, 4), (7, 3), (19, 3), (20, 2), (89, 1), (90, 0), (500, 0)] {
+            taken.durable(Offset(durable));
+            assert_eq!(taken.beyond_durable(), left, "{durable}");
+        }
+        taken.add(Offset(501));
+        assert_eq!(taken.beyond_durable(), 1);
+    }
+
+    #[test]
+    fn of_very_many_some_are_remembered_and_the_count_is_nearly_right() {
+        const RECORDS: u64 = 1_000_000;
+        let mut taken = Taken::default();
+        for number in 1..=RECORDS {
+            taken.add(Offset(number * 3));
+        }
+        assert!(taken.marks.len() <= MARKS_MAX);
+        for durable in (0..RECORDS).step_by(9973) {
+            taken.durable(Offset(durable * 3));
+            let (left, told) = (RECORDS - durable, taken.beyond_durable());
+            assert!(told >= left && told - left <= 1 + left / 1000, "{told} of {left}");
+        }
+        taken.durable(Offset(RECORDS * 3));
+        assert_eq!(taken.beyond_durable(), 0);
+    }
+}
