@@ -137,7 +137,9 @@ fn an_instance_without_the_rows_is_refused_or_says_so() {
         two.assert_runs();
         two.log().contains("standby: another instance has the lease")
     });
-    assert!(two.page("/readyz").starts_with("HTTP/1.1 200"));
+    wait_for("the second to be ready", DEADLINE, || {
+        two.page("/readyz").starts_with("HTTP/1.1 200")
+    });
     // Both are asked, in no order.
     let end = Instant::now() + DEADLINE;
     let asked = |service: &Service, code: &str| {
@@ -281,7 +283,10 @@ fn a_nats_server_that_is_missing_is_waited_for() {
     assert!(!ready.contains("Kafka"), "{ready}");
     nats.restart();
     wait_until_live(&mut service);
-    assert!(service.page("/readyz").starts_with("HTTP/1.1 200"));
+    // Questions have a connection of their own, which may come back later.
+    wait_for("being ready", DEADLINE, || {
+        service.page("/readyz").starts_with("HTTP/1.1 200")
+    });
     publish(&deployment, 100);
     wait_until_durable(&mut service, CHANNELS);
     assert_eq!(loud(&service.log()).len(), 2, "{}", service.log());
