@@ -81,6 +81,7 @@ pub struct Producer {
     acknowledged: Acknowledged,
 }
 
+#[allow(clippy::large_enum_variant, reason = "a test has one")]
 enum Into {
     Kafka {
         topic: String,
@@ -233,10 +234,11 @@ impl Producer {
         else {
             return None;
         };
+        let partitions = self.acknowledged.lock().unwrap().len();
         Some(block_on(runtime, async {
             let found = context.get_stream(stream).await.unwrap();
             let mut lasts = Vec::new();
-            for partition in 0..self.acknowledged.lock().unwrap().len() {
+            for partition in 0..partitions {
                 let subject = format!("{stream}.{partition}");
                 lasts.push(match found.get_last_raw_message_by_subject(&subject).await {
                     Ok(message) => Some(message.sequence),
