@@ -116,8 +116,9 @@ async fn all_counts_are_right_with_one_holder_and_standbys() {
     ));
     assert!(took < TAKEN_OVER_WITHIN, "{took:?}");
     let killed = holder;
-    standbys.push(run.deployment.serve("one-again", &[]));
-    block_in_place(|| check_stands_by(&run, &standbys[1], keys[0]));
+    let again = run.deployment.serve("one-again", &[]);
+    block_in_place(|| check_stands_by(&run, &again, keys[0]));
+    standbys.push(again);
 
     // It was asked to end, and gives the lease back.
     let (mut holder, mut standbys) = holder_of(&asker, standbys).await;
