@@ -23,7 +23,7 @@ use readstates::wire::proto::v1::event::Kind;
 use doing::Doing;
 use exposition::Page;
 use log::{check_json_log, check_text_log};
-use support::servers::{Cassandra, Kafka, Nats, wait_for};
+use support::servers::{Cassandra, Kafka, Nats, fresh_dir, wait_for};
 use support::service::{Deployment, Service};
 
 /// For whatever a busy machine has to get to.
@@ -279,7 +279,7 @@ fn check_events(doing: &Doing, page: &Page) {
             "{reason}"
         );
     }
-    for (partition, records) in doing.records.iter().enumerate() {
+    for partition in 0..PARTITIONS as usize {
         let of = |name: &str| {
             page.value(
                 &format!("readstates_{name}"),
@@ -288,7 +288,7 @@ fn check_events(doing: &Doing, page: &Page) {
         };
         assert_eq!(
             (of("applied_offset"), of("end_offset")),
-            (*records as f64 - 1.0, *records as f64 - 1.0)
+            (doing.last(partition), doing.last(partition))
         );
         assert_eq!((of("applied_lag_records"), of("applied_lag_seconds")), (0.0, 0.0));
     }
@@ -297,9 +297,9 @@ fn check_events(doing: &Doing, page: &Page) {
 /// All is written after a while, and committed.
 fn check_written(doing: &Doing, service: &Service) -> Page {
     let is_written = |page: &Page| {
-        doing.records.iter().enumerate().all(|(partition, records)| {
-            let partition = [("partition", &*partition.to_string())];
-            let last = Some(*records as f64 - 1.0);
+        (0..PARTITIONS as usize).all(|number| {
+            let partition = [("partition", &*number.to_string())];
+            let last = Some(doing.last(number));
             page.get("readstates_durable_offset", &partition) == last
                 && page.get("readstates_committed_offset", &partition) == last
                 && page.get("readstates_durable_lag_records", &partition) == Some(0.0)
@@ -390,6 +390,11 @@ fn check_cache(doing: &mut Doing, service: &Service, before: &Page) {
         let request = keys(some.iter().map(|user| (*user, 1)));
         doing.ask("get", "200", 10_000, request.encode_to_vec());
     }
+    // Room is made once what came together is done.
+    wait_for("room in the cache", DEADLINE, || {
+        let entries = page(service).sum("readstates_cache_entries", &[("kind", "read_state")]);
+        entries <= READ_STATES_CACHED as f64
+    });
     let full = page(service);
     let missed = of(&full, "misses", "read_state") - of(before, "misses", "read_state");
     assert!(missed >= (3 * READ_STATES_CACHED) as f64, "{missed} misses");
@@ -437,6 +442,122 @@ fn rebalances(page: &Page) -> [f64; 3] {
     ["assigned", "revoked", "lost"].map(|kind| page.value("readstates_rebalances_total", &[("kind", kind)]))
 }
 
+fn settings() -> Vec<(&'static str, String)> {
+    vec![
+        ("store.write_delay", "200ms".to_owned()),
+        ("cache.read_states", READ_STATES_CACHED.to_string()),
+        ("cache.channel_memory", "1MiB".to_owned()),
+        ("limits.max_keys", KEYS_MAX.to_string()),
+    ]
+}
+
+/// All that one instance counts, whatever the stream and the store are.
+fn check_alone(deployment: &Deployment, one: &mut Service) -> (Doing, Page) {
+    let began = wait_until_live(one, PARTITIONS as usize);
+    assert_eq!(rebalances(&began), [1.0, 0.0, 0.0]);
+    assert!(!page_has_dirt(&began));
+    let info = &began.family("readstates_build_info").series;
+    let ((_, labels), value) = info.iter().next().unwrap();
+    assert_eq!(
+        (info.len(), *value, &*labels["version"]),
+        (1, 1.0, env!("CARGO_PKG_VERSION"))
+    );
+    assert!(labels["librdkafka"].starts_with("2."), "{labels:?}");
+
+    let mut doing = Doing::new(deployment);
+    publish(&mut doing, one);
+    let applied = doing.settle(one);
+    check_events(&doing, &applied);
+    let written = check_written(&doing, one);
+    let asked = check_queries(&mut doing, one);
+    check_cache(&mut doing, one, &asked);
+    let alone = doing.check_asked(one);
+    for (before, after) in [
+        (&began, &applied),
+        (&applied, &written),
+        (&written, &asked),
+        (&asked, &alone),
+    ] {
+        after.check_goes_on_from(before);
+    }
+    (doing, alone)
+}
+
+#[test]
+fn metrics_say_what_was_done_with_jetstream_and_the_embedded_store() {
+    let nats = Nats::start();
+    let mut settings = settings();
+    let path = fresh_dir("metrics").join("store");
+    settings.extend([
+        ("stream.kind", "jetstream".to_owned()),
+        ("store.kind", "embedded".to_owned()),
+        ("store.embedded.path", path.to_str().unwrap().to_owned()),
+    ]);
+    // Neither Kafka nor Cassandra is anywhere.
+    let nowhere = "127.0.0.1:1".to_owned();
+    let deployment = Deployment {
+        name: "metrics".to_owned(),
+        brokers: nowhere.clone(),
+        nats: nats.url(),
+        cassandra: nowhere,
+        partitions: PARTITIONS,
+        settings,
+    };
+    let mut one = deployment.serve("one", &[]);
+    let (mut doing, alone) = check_alone(&deployment, &mut one);
+    let status = one.page("/");
+    assert!(status.starts_with("HTTP/1.1 200"), "{status}");
+    for partition in 0..PARTITIONS as usize {
+        let row = format!("<td>{partition}<td>live<td>{}<td>", doing.last(partition));
+        assert!(status.contains(&row), "{row}: {status}");
+    }
+
+    // A standby owns nothing, and shows no partition; on a folder of its own, since one has the first.
+    let other = fresh_dir("metrics-other").join("store");
+    let elsewhere = ("store.embedded.path", other.to_str().unwrap().to_owned());
+    let mut two = deployment.serve("two", &[elsewhere]);
+    wait_for("the second to stand by", DEADLINE, || {
+        two.assert_runs();
+        two.log().contains("standby: another instance has the lease")
+    });
+    let standing_by = page(&two);
+    assert_eq!(rebalances(&standing_by), [0.0, 0.0, 0.0]);
+    assert!(owned(&standing_by).is_empty());
+    assert_eq!(two.terminate().code(), Some(0), "{}", two.log_tail());
+    page(&one).check_goes_on_from(&alone);
+    assert_eq!(one.terminate().code(), Some(0), "{}", one.log_tail());
+
+    // Nothing is applied again, and what is not in the store yet shows as lag.
+    let mut again = deployment.serve("again", &[("store.write_delay", "1h".to_owned())]);
+    wait_until_live(&mut again, PARTITIONS as usize);
+    let clean = doing.settle(&mut again);
+    assert_eq!(clean.sum("readstates_events_total", &[]), 0.0);
+    assert_eq!(clean.sum("readstates_durable_lag_records", &[]), 0.0);
+    let read = Kind::MessageRead(v1::MessageRead {
+        user_id: 11,
+        message_id: 1,
+    });
+    // In the other partition, so that sequences are taken.
+    let other = (1..).find(|channel| {
+        partition_of(ChannelId(*channel), PARTITIONS) != partition_of(ChannelId(1), PARTITIONS)
+    });
+    for _ in 0..5 {
+        doing.event(other.unwrap(), read.clone());
+    }
+    doing.event(1, read);
+    let dirty = doing.settle(&mut again);
+    assert_eq!(dirty.sum("readstates_events_total", &[]), 6.0);
+    assert_eq!(dirty.sum("readstates_durable_lag_records", &[]), 6.0);
+    let partition = partition_of(ChannelId(1), PARTITIONS).0 as usize;
+    let of = |name: &str| dirty.value(name, &[("partition", &partition.to_string())]);
+    let last = doing.last(partition);
+    assert_eq!(of("readstates_applied_lag_records"), 0.0);
+    // However many sequences lie between.
+    assert_eq!(of("readstates_durable_lag_records"), 1.0);
+    assert!(of("readstates_durable_offset") < last && of("readstates_committed_offset") < last);
+    assert_eq!(again.terminate().code(), Some(0), "{}", again.log_tail());
+}
+
 #[test]
 fn metrics_and_log_say_what_was_done() {
     let (kafka, mut cassandra, nats) = thread::scope(|scope| {
@@ -449,41 +570,10 @@ fn metrics_and_log_say_what_was_done() {
         nats: nats.url(),
         cassandra: cassandra.url(),
         partitions: PARTITIONS,
-        settings: vec![
-            ("store.write_delay", "200ms".to_owned()),
-            ("cache.read_states", READ_STATES_CACHED.to_string()),
-            ("cache.channel_memory", "1MiB".to_owned()),
-            ("limits.max_keys", KEYS_MAX.to_string()),
-        ],
+        settings: settings(),
     };
     let mut one = deployment.serve("one", &[]);
-    let began = wait_until_live(&mut one, PARTITIONS as usize);
-    assert_eq!(rebalances(&began), [1.0, 0.0, 0.0]);
-    assert!(!page_has_dirt(&began));
-    let info = &began.family("readstates_build_info").series;
-    let ((_, labels), value) = info.iter().next().unwrap();
-    assert_eq!(
-        (info.len(), *value, &*labels["version"]),
-        (1, 1.0, env!("CARGO_PKG_VERSION"))
-    );
-    assert!(labels["librdkafka"].starts_with("2."), "{labels:?}");
-
-    let mut doing = Doing::new(&deployment);
-    publish(&mut doing, &one);
-    let applied = doing.settle(&mut one);
-    check_events(&doing, &applied);
-    let written = check_written(&doing, &one);
-    let asked = check_queries(&mut doing, &one);
-    check_cache(&mut doing, &one, &asked);
-    let alone = doing.check_asked(&one);
-    for (before, after) in [
-        (&began, &applied),
-        (&applied, &written),
-        (&written, &asked),
-        (&asked, &alone),
-    ] {
-        after.check_goes_on_from(before);
-    }
+    let (mut doing, alone) = check_alone(&deployment, &mut one);
 
     let mut two = deployment.serve("two", &[("log.format", "json".to_owned())]);
     let gained = wait_until_live(&mut two, 1);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::config;
+use crate::config::{self, StreamKind};
 use crate::model::ids::Offset;
 use crate::ops::metrics::{
     CacheKind, CacheMetrics, DEAD_LETTER_REASONS, PAUSE_REASONS, REBALANCE_KINDS, dead_letters,
@@ -23,13 +23,14 @@ const QUEUE: &str = "queue";
 pub struct Publisher {
     shards: Shards,
     source: Arc<SourceStats>,
+    stream: StreamKind,
     read_states: CacheMetrics,
     channels: CacheMetrics,
 }
 
 impl Publisher {
     /// Publishes what these count.
-    pub fn new(shards: Shards, source: Arc<SourceStats>, cache: &config::Cache) -> Self {
+    pub fn new(shards: Shards, source: Arc<SourceStats>, stream: StreamKind, cache: &config::Cache) -> Self {
         let read_states = CacheMetrics::new(CacheKind::ReadState);
         let channels = CacheMetrics::new(CacheKind::Channel);
         read_states.capacity.set(cache.read_states as f64);
@@ -37,6 +38,7 @@ impl Publisher {
         Publisher {
             shards,
             source,
+            stream,
             read_states,
             channels,
         }
@@ -82,8 +84,14 @@ impl Statuses for Publisher {
             .map(|report| report.status)
             .collect();
         for partition in &mut status {
-            let next = committed.get(&partition.partition);
-            partition.committed = next.and_then(|next| next.0.checked_sub(1)).map(Offset);
+            partition.committed = match self.stream {
+                StreamKind::Kafka => {
+                    let next = committed.get(&partition.partition);
+                    next.and_then(|next| next.0.checked_sub(1)).map(Offset)
+                }
+                // There is no group: what an owner goes on from is the position in the store.
+                StreamKind::JetStream => partition.durable,
+            };
         }
         status
     }

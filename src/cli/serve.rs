@@ -116,7 +116,8 @@ pub async fn start(config: Config, listener: TcpListener) -> Result<Serving, Fai
         .start(&stream, shards.clone(), store.clone())
         .map_err(Failed::Misconfigured)?;
 
-    let publisher = published::Publisher::new(shards.clone(), source.stats(), &config.cache);
+    let kind = config.stream.kind;
+    let publisher = published::Publisher::new(shards.clone(), source.stats(), kind, &config.cache);
     reached.running(publisher, &shards, source.stats());
     let options = ServiceOptions {
         subjects: Subjects::new(&config.nats.subject_prefix, &record_subjects(&config)),

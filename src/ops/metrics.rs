@@ -451,7 +451,7 @@ fn render_offsets(text: &mut String, partitions: &[Status]) {
         ),
         (
             "readstates_committed_offset",
-            "The last record committed to the consumer group.",
+            "The last record committed to the consumer group; with JetStream, which has none, the position in the store.",
             |s| s.committed,
         ),
     ];
@@ -512,7 +512,8 @@ fn render_labelled(text: &mut String, partitions: &[Status]) {
 
 fn durable_lag(status: &Status) -> f64 {
     let next = |offset: Option<Offset>| offset.map_or(0, |offset| offset.0 + 1);
-    next(status.end).saturating_sub(next(status.durable)) as f64
+    let offsets = || next(status.end).saturating_sub(next(status.durable));
+    status.durable_lag_records.unwrap_or_else(offsets) as f64
 }
 
 fn head(text: &mut String, name: &str, kind: &str, sentence: &str) {

@@ -241,6 +241,11 @@ impl Partition {
         self.share = share;
     }
 
+    /// The position in the store: every record up to there is in it.
+    pub fn stored(&self) -> LogPosition {
+        self.position_stored
+    }
+
     /// Whether records should be kept back: too much is not in the store yet, or waits for it.
     pub fn is_congested(&self) -> bool {
         self.is_congested

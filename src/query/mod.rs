@@ -133,9 +133,11 @@ pub struct Status {
     pub dirty_entries: u64,
     /// Records not applied yet.
     pub applied_lag_records: u64,
+    /// Records that are in the stream and not in the store, where offsets don't tell (JetStream).
+    pub durable_lag_records: Option<u64>,
     /// assigning, catching-up, live, draining, stuck.
     pub phase: &'static str,
-    /// The last record that was committed to the consumer group, for tools that look there.
+    /// The last record that was committed to the consumer group, for tools that look there. JetStream has none: durable.
     pub committed: Option<Offset>,
     /// Records applied since the partition was assigned, by [`EventKind::index`](crate::model::event::EventKind::index).
     pub events: [u64; EVENT_KINDS.len()],

@@ -64,7 +64,7 @@ async fn attempt<P: Partitions, S: Store>(
     deadline: Deadline,
 ) -> Result<v1::OverviewReply, QueryError> {
     let mut listing = Listing::new(owners, partition_count, request, deadline)?;
-    listing.take_stamps().await?;
+    listing.take_stamps(store.is_shared()).await?;
     let page_rows = (listing.limit + 1).max(STORE_PAGE_ROWS_MIN);
     let mut above = ChannelId(request.after_channel_id);
     while listing.found.len() <= listing.limit {
@@ -156,7 +156,7 @@ impl<'a, P: Partitions> Listing<'a, P> {
         })
     }
 
-    async fn take_stamps(&mut self) -> Result<(), QueryError> {
+    async fn take_stamps(&mut self, is_store_shared: bool) -> Result<(), QueryError> {
         // With `partial` an owner that can't be found must not take the time that the others need.
         let deadline = if self.partial {
             self.deadline.for_partial()
@@ -170,6 +170,10 @@ impl<'a, P: Partitions> Listing<'a, P> {
             (partition, stamp.map(ProcessStamp::from))
         }));
         for (partition, stamp) in stamps.await {
+            let stamp = stamp.and_then(|stamp| match is_store_shared || stamp.process == owners.process {
+                true => Ok(stamp),
+                false => Err(rows_elsewhere(partition)),
+            });
             if let Some(stamp) = self.or_missing(partition, stamp)? {
                 self.stamps.insert(partition, stamp);
             }
@@ -250,6 +254,17 @@ impl<'a, P: Partitions> Listing<'a, P> {
             read_states: self.found,
         }
     }
+}
+
+/// What is in this instance's store says nothing about such a partition: an overview of it would lack rows.
+fn rows_elsewhere(partition: PartitionId) -> QueryError {
+    QueryError::new(
+        Code::Unavailable,
+        format_args!(
+            "another instance owns partition {partition}, and its rows are in the embedded store of that one: only it can \
+             show them"
+        ),
+    )
 }
 
 /// Has the owner of one partition answer for one range of channels.

@@ -11,6 +11,7 @@ mod progress;
 mod report;
 pub mod retry;
 mod rollback;
+mod taken;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};

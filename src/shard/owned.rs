@@ -9,6 +9,7 @@ use tokio::sync::{oneshot, watch};
 use super::effects::{Origin, Runner};
 use super::intake::{Intake, Next};
 use super::progress::{Found, Progress, STUCK_AFTER};
+use super::taken::Taken;
 use super::{Asked, Assign, DeadLetterSink, PartitionReport, ShardSettings, Totals};
 use crate::model::ids::{LogPosition, Offset, PartitionId};
 use crate::partition::io::{Effect, Get, Input, Millis, Overview, Reply, RequestId};
@@ -38,6 +39,8 @@ pub struct Owned {
     end_seen: Option<Offset>,
     /// Records of the log that were not handed over yet, where offsets don't tell.
     records_beyond: Option<u64>,
+    /// What was taken, where offsets don't tell how much that is.
+    taken: Option<Taken>,
     /// Since when the end of the log has been ahead.
     behind_since: Option<Millis>,
     waiting: HashMap<RequestId, Waiting>,
@@ -89,6 +92,8 @@ impl Owned {
             pending_end: None,
             end_seen: Some(*live_at),
             records_beyond: None,
+            // It is JetStream that has both.
+            taken: settings.is_key_optional.then(Taken::default),
             behind_since: None,
             waiting: HashMap::new(),
             last_request: 0,
@@ -170,6 +175,9 @@ impl Owned {
         while taken < RECORDS_AT_ONCE_MAX {
             match self.intake.next() {
                 Next::Event(offset, event) => {
+                    if let Some(taken) = &mut self.taken {
+                        taken.add(offset);
+                    }
                     self.partition.handle(
                         now,
                         Input::Record {
@@ -194,6 +202,9 @@ impl Owned {
     /// The dead letter at this offset is safe: the stream goes on past it.
     pub fn dead_lettered(&mut self, now: Millis, offset: Offset, effects: &mut Vec<Effect>) {
         if self.intake.dead_lettered(offset) {
+            if let Some(taken) = &mut self.taken {
+                taken.add(offset);
+            }
             self.partition
                 .handle(now, Input::Record { offset, event: None }, effects);
         }
@@ -248,6 +259,10 @@ impl Owned {
     ) {
         self.partition.handle(now, Input::Tick, effects);
         self.partition.settle(now, effects);
+        let durable = self.partition.stored().offset();
+        if let (Some(taken), Some(durable)) = (&mut self.taken, durable) {
+            taken.durable(durable);
+        }
         let is_behind = self.end_seen.is_some_and(|end| end > self.next());
         self.behind_since = if is_behind {
             self.behind_since.or(Some(now))
@@ -369,6 +384,10 @@ impl Owned {
                 None => end.saturating_sub(next),
                 Some(beyond) => beyond + (self.intake.len() + standing.waiting_records) as u64,
             },
+            durable_lag_records: self.taken.as_ref().map(|taken| {
+                let untaken = self.records_beyond.unwrap_or_default() + self.intake.len() as u64;
+                taken.beyond_durable() + untaken
+            }),
             phase: match self.partition.phase() {
                 Phase::CatchingUp | Phase::Live if self.progress.is_stuck() => "stuck",
                 Phase::CatchingUp => "catching-up",

@@ -215,4 +215,8 @@ impl<S: Store> Store for Guarded<S> {
     async fn load_position(&self, partition: PartitionId) -> Result<Option<StoredPosition>, StoreError> {
         self.store.load_position(partition).await
     }
+
+    fn is_shared(&self) -> bool {
+        self.store.is_shared()
+    }
 }

@@ -60,4 +60,11 @@ impl Store for EitherStore {
             EitherStore::Embedded(store) => store.load_position(partition).await,
         }
     }
+
+    fn is_shared(&self) -> bool {
+        match self {
+            EitherStore::Cassandra(store) => store.is_shared(),
+            EitherStore::Embedded(store) => store.is_shared(),
+        }
+    }
 }

@@ -76,4 +76,9 @@ pub trait Store: Clone + Send + Sync + 'static {
         &self,
         partition: PartitionId,
     ) -> impl Future<Output = Result<Option<StoredPosition>, StoreError>> + Send;
+
+    /// Whether all instances have the same rows. Where not, this one knows only those of the partitions that it owns.
+    fn is_shared(&self) -> bool {
+        true
+    }
 }

@@ -133,7 +133,7 @@ async fn waits_for_an_owner(asker: Asker, partition: u32, keys: Vec<(u64, u64)>)
 }
 
 /// Its session expires while it is stopped, others go on with its partitions, and then it wakes up and is asked.
-async fn zombie(run: &Run, asker: &Asker, service: &Service, keys: &[(u64, u64)]) {
+pub async fn zombie(run: &Run, asker: &Asker, service: &Service, keys: &[(u64, u64)]) {
     let own = owned_by(asker, service).await;
     assert!(!own.is_empty());
     let before = asker.floors();

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, Request};
 use prost::Message;
-use rdkafka::ClientConfig;
-use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use readstates::config::StreamKind;
 use readstates::model::ids::ChannelId;
 use readstates::wire::partitioner::partition_of;
 use readstates::wire::proto::v1;
@@ -15,20 +14,19 @@ use readstates::wire::proto::v1::event::Kind;
 use super::exposition::Page;
 use super::support::servers::wait_for;
 use super::support::service::{Deployment, Service};
+use super::support::streams::Producer;
 use super::{DEADLINE, PARTITIONS, owned, page};
 
 /// What was done, and what must be counted.
 pub struct Doing {
     pub deployment: Deployment,
-    pub producer: ThreadedProducer<DefaultProducerContext>,
+    pub producer: Producer,
     pub client: Client,
     pub runtime: tokio::runtime::Runtime,
     /// By kind.
     pub events: BTreeMap<&'static str, u64>,
     /// By reason.
     pub letters: BTreeMap<&'static str, u64>,
-    /// By partition.
-    pub records: [u64; PARTITIONS as usize],
     /// By endpoint and code.
     pub asked: BTreeMap<(&'static str, &'static str), u64>,
 }
@@ -38,28 +36,31 @@ impl Doing {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         Doing {
             deployment: deployment.clone(),
-            producer: ClientConfig::new()
-                .set("bootstrap.servers", &deployment.brokers)
-                .create()
-                .unwrap(),
+            producer: Producer::new(deployment, runtime.handle()),
             client: runtime.block_on(async_nats::connect(&deployment.nats)).unwrap(),
             runtime,
             events: BTreeMap::new(),
             letters: BTreeMap::new(),
-            records: [0; PARTITIONS as usize],
             asked: BTreeMap::new(),
         }
     }
 
     pub fn send(&mut self, channel: u64, value: &[u8], elsewhere: u32) {
         let partition = (partition_of(ChannelId(channel), PARTITIONS).0 + elsewhere) % PARTITIONS;
-        let (topic, key) = (self.deployment.topic(), channel.to_string());
-        let record = BaseRecord::to(&topic)
-            .key(&key)
-            .payload(value)
-            .partition(partition as i32);
-        assert!(self.producer.send(record).is_ok());
-        self.records[partition as usize] += 1;
+        let key = channel.to_string();
+        self.producer
+            .send(partition, Some(key.as_bytes()), Some(value), &Vec::new());
+    }
+
+    /// Where the partition is once all that was sent is applied; in JetStream positions move on with the records of others.
+    pub fn last(&self, partition: usize) -> f64 {
+        let acknowledged = self.producer.acknowledged();
+        let acknowledged = acknowledged.lock().unwrap();
+        let last = match self.deployment.stream_kind() {
+            StreamKind::Kafka => acknowledged[partition],
+            StreamKind::JetStream => acknowledged.iter().copied().max().flatten(),
+        };
+        last.unwrap() as f64
     }
 
     pub fn event(&mut self, channel: u64, kind: Kind) {
@@ -87,8 +88,8 @@ impl Doing {
     }
 
     /// Waits until all records that can't be used were seen.
-    pub fn wait_for_letters(&self, service: &Service) {
-        self.producer.flush(DEADLINE).unwrap();
+    pub fn wait_for_letters(&mut self, service: &Service) {
+        self.producer.flush();
         let sent: u64 = self.letters.values().sum();
         wait_for("dead letters", DEADLINE, || {
             service.metric("readstates_dead_letters_total", "") == sent as f64
@@ -96,13 +97,13 @@ impl Doing {
     }
 
     /// Waits until all that was sent is applied.
-    pub fn settle(&self, service: &mut Service) -> Page {
-        self.producer.flush(DEADLINE).unwrap();
+    pub fn settle(&mut self, service: &mut Service) -> Page {
+        self.producer.flush();
         wait_for("everything to be applied", DEADLINE, || {
             service.assert_runs();
             let page = page(service);
             owned(&page).iter().all(|partition| {
-                let last = self.records[partition.parse::<usize>().unwrap()] as f64 - 1.0;
+                let last = self.last(partition.parse().unwrap());
                 page.get("readstates_applied_offset", &[("partition", partition)]) == Some(last)
             })
         });

@@ -8,3 +8,4 @@ pub mod proxy;
 pub mod servers;
 pub mod service;
 pub mod stores;
+pub mod streams;

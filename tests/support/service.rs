@@ -8,6 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use readstates::config::StreamKind;
+
 use super::servers::{free_ports, fresh_dir, spawn};
 
 /// How much of an instance's log a panic shows.
@@ -21,7 +23,7 @@ const LISTEN_DEADLINE: Duration = Duration::from_secs(30);
 /// Of records that can't be used.
 const EXPECTED_COMPLAINTS: &[&str] = &["a record can't be used"];
 
-/// What all instances of a deployment have in common: a topic, group, keyspace and subject prefix of its own.
+/// What all instances of a deployment have in common: a topic (or stream), group, keyspace and subject prefix of its own.
 #[derive(Clone, Debug)]
 pub struct Deployment {
     /// All of these are called so, more or less.
@@ -47,6 +49,14 @@ impl Deployment {
         format!("{}-group", self.name)
     }
 
+    /// Where events come from.
+    pub fn stream_kind(&self) -> StreamKind {
+        match self.settings.contains(&("stream.kind", "jetstream".to_owned())) {
+            true => StreamKind::JetStream,
+            false => StreamKind::Kafka,
+        }
+    }
+
     /// The folder of the embedded store, where that is the one.
     pub fn embedded_path(&self) -> Option<PathBuf> {
         let is_it = |(name, _): &&(&str, String)| *name == "store.embedded.path";
@@ -66,10 +76,12 @@ impl Deployment {
             .env("READSTATES_STREAM__KAFKA__BROKERS", &self.brokers)
             .env("READSTATES_STREAM__KAFKA__TOPIC", self.topic())
             .env("READSTATES_STREAM__KAFKA__GROUP", self.group())
+            .env("READSTATES_STREAM__JETSTREAM__STREAM", self.topic())
             .env("READSTATES_NATS__URL", &self.nats)
             .env("READSTATES_STORE__CASSANDRA__KEYSPACE", self.keyspace());
         let flags = [
             ("stream.kafka.partitions", self.partitions.to_string()),
+            ("stream.jetstream.partitions", self.partitions.to_string()),
             ("nats.subject_prefix", self.name.clone()),
             ("store.cassandra.nodes", self.cassandra.clone()),
         ];

@@ -2,44 +2,36 @@
 
 use std::collections::BTreeMap;
 
-use rdkafka::Message;
-use rdkafka::message::{Headers, OwnedMessage};
+use readstates::config::StreamKind;
 
 use super::publishing::EXPECTED;
-use super::truth::header;
-
-/// Headers in order, by name and value.
-type NamesAndValues = Vec<(String, Option<Vec<u8>>)>;
-
-fn headers(record: &OwnedMessage) -> NamesAndValues {
-    let Some(headers) = record.headers() else {
-        return vec![];
-    };
-    headers
-        .iter()
-        .map(|it| (it.key.to_owned(), it.value.map(<[u8]>::to_vec)))
-        .collect()
-}
+use crate::support::streams::Records;
 
 /// Checks that each record that can't be used, and no other, is among the dead letters, untouched, with its reason and
 /// its place; once, unless `may_repeat`, since a crash may come between a letter and what follows it. Says how many
 /// records had one, and how many letters came again.
-pub fn check(topic: &[Vec<OwnedMessage>], letters: &[Vec<OwnedMessage>], may_repeat: bool) -> (usize, usize) {
-    let mut found: BTreeMap<(i32, i64), usize> = BTreeMap::new();
-    for letter in letters.iter().flatten() {
-        let number = |name| -> i64 {
-            let digits = header(letter, name).unwrap_or_else(|| panic!("no {name} in {letter:?}"));
+pub fn check(topic: &Records, letters: &Records, may_repeat: bool) -> (usize, usize) {
+    let mut found: BTreeMap<(u32, u64), usize> = BTreeMap::new();
+    for letter in letters.partitions.iter().flatten() {
+        let number = |name| -> u64 {
+            let digits = letter
+                .header(name)
+                .unwrap_or_else(|| panic!("no {name} in {letter:?}"));
             String::from_utf8(digits.to_vec()).unwrap().parse().unwrap()
         };
-        let partition = number("readstates-source-partition") as i32;
+        let partition = number("readstates-source-partition") as u32;
         let offset = number("readstates-source-offset");
-        let source = &topic[partition as usize][offset as usize];
         let what = format!("the dead letter of partition {partition}, offset {offset}");
-        assert_eq!(letter.key(), source.key(), "the key of {what}");
+        let source = topic
+            .at(partition, offset)
+            .unwrap_or_else(|| panic!("{what} has no record"));
+        assert_eq!(letter.key, source.key, "the key of {what}");
         // A null header value or payload stays null.
-        assert_eq!(letter.payload(), source.payload(), "the value of {what}");
-        let mut expected = headers(source);
-        let reason = header(source, EXPECTED).unwrap_or_else(|| panic!("{what} could be used"));
+        assert_eq!(letter.value, source.value, "the value of {what}");
+        let mut expected = source.headers.clone();
+        let reason = source
+            .header(EXPECTED)
+            .unwrap_or_else(|| panic!("{what} could be used"));
         let text = |text: String| Some(text.into_bytes());
         expected.push(("readstates-reason".to_owned(), Some(reason.to_vec())));
         expected.push((
@@ -47,15 +39,17 @@ pub fn check(topic: &[Vec<OwnedMessage>], letters: &[Vec<OwnedMessage>], may_rep
             text(partition.to_string()),
         ));
         expected.push(("readstates-source-offset".to_owned(), text(offset.to_string())));
-        assert_eq!(headers(letter), expected, "the headers of {what}");
+        if topic.kind == StreamKind::JetStream {
+            assert_eq!(letter.partition, partition, "the subject of {what}");
+            expected.sort_by(|one, other| one.0.cmp(&other.0));
+        }
+        assert_eq!(letter.headers, expected, "the headers of {what}");
         *found.entry((partition, offset)).or_default() += 1;
     }
-    let unusable = topic
-        .iter()
-        .flatten()
-        .filter(|record| header(record, EXPECTED).is_some());
-    let unusable: Vec<_> = unusable
-        .map(|record| (record.partition(), record.offset()))
+    let records = topic.partitions.iter().flatten();
+    let unusable: Vec<_> = records
+        .filter(|record| record.header(EXPECTED).is_some())
+        .map(|record| (record.partition, record.offset))
         .collect();
     for place in &unusable {
         assert!(

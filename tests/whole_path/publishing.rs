@@ -1,23 +1,22 @@
 //! Publishes a history, by the command and by a producer of the test's own, and remembers what was sent.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use prost::Message as _;
-use rdkafka::message::{DeliveryResult, Header, OwnedHeaders, OwnedMessage};
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
-use rdkafka::{ClientConfig, ClientContext, Message};
+use readstates::config::StreamKind;
 use readstates::model::ids::ChannelId;
 use readstates::wire::json::to_json;
 use readstates::wire::partitioner::partition_of;
 use readstates::wire::proto::v1::event::Kind;
 use readstates::wire::proto::v1::{Event, MessageCreated, MessageDeleted, MessageRead};
+use tokio::runtime::Handle;
 
 use super::history::LISTED_MAX;
 use super::rng::Rng;
 use super::truth::event_of;
 use crate::support::service::Deployment;
+pub use crate::support::streams::Acknowledged;
+use crate::support::streams::{Headers, Producer, Records};
 
 /// Header of records that can't be used: the reason that their dead letter has to give.
 pub const EXPECTED: &str = "test-expected";
@@ -26,13 +25,10 @@ pub const LISTED_LIMIT: u64 = LISTED_MAX;
 /// `limits.max_event_bytes` of the deployments.
 pub const EVENT_BYTES_LIMIT: usize = 4096;
 
-/// By partition, the newest offset that the broker has acknowledged.
-pub type Acknowledged = Arc<Mutex<Vec<Option<u64>>>>;
-
-/// Publishes into one topic.
+/// Publishes into one stream.
 pub struct Publishing {
     deployment: Deployment,
-    producer: ThreadedProducer<Noting>,
+    producer: Producer,
     rng: Rng,
     /// By partition: what each record is; none for those that can't be used.
     sent: Vec<Vec<Option<Event>>>,
@@ -40,26 +36,6 @@ pub struct Publishing {
     pub unusable: BTreeMap<&'static str, u64>,
     /// By form: the command, protobuf, JSON.
     pub usable: BTreeMap<&'static str, u64>,
-}
-
-struct Noting(Acknowledged);
-
-impl ClientContext for Noting {}
-
-impl ProducerContext for Noting {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        let record = match result {
-            Ok(record) => record,
-            // After a failure of the test the producer goes with its broker.
-            Err(_) if std::thread::panicking() => return,
-            Err((error, _)) => panic!("the broker takes every record: {error}"),
-        };
-        let mut acknowledged = self.0.lock().unwrap();
-        let newest = &mut acknowledged[record.partition() as usize];
-        *newest = (*newest).max(Some(record.offset() as u64));
-    }
 }
 
 /// A record that can't be used.
@@ -72,17 +48,11 @@ struct Unusable {
 }
 
 impl Publishing {
+    /// Within a tokio runtime with several threads.
     pub fn new(deployment: &Deployment, seed: u64) -> Self {
-        let acknowledged = Arc::new(Mutex::new(vec![None; deployment.partitions as usize]));
-        let producer = ClientConfig::new()
-            .set("bootstrap.servers", &deployment.brokers)
-            .set("enable.idempotence", "true")
-            .set("linger.ms", "5")
-            .create_with_context(Noting(acknowledged))
-            .unwrap();
         Publishing {
             deployment: deployment.clone(),
-            producer,
+            producer: Producer::new(deployment, &Handle::current()),
             rng: Rng::new(seed),
             sent: vec![Vec::new(); deployment.partitions as usize],
             unusable: BTreeMap::new(),
@@ -91,7 +61,11 @@ impl Publishing {
     }
 
     pub fn acknowledged(&self) -> Acknowledged {
-        self.producer.context().0.clone()
+        self.producer.acknowledged()
+    }
+
+    fn is_jetstream(&self) -> bool {
+        self.deployment.stream_kind() == StreamKind::JetStream
     }
 
     fn partition(&self, channel: u64) -> u32 {
@@ -122,28 +96,27 @@ impl Publishing {
             }
             let partition = self.partition(event.channel_id);
             let key = event.channel_id.to_string();
-            let (value, headers) = match self.rng.below(3) {
+            // In JetStream the subject says which partition it is, and the key is optional.
+            let has_key = !self.is_jetstream() || self.rng.percent(50);
+            let (form, value, headers) = match self.rng.below(3) {
                 0 => {
-                    let name = *self
+                    let is = *self
                         .rng
                         .pick(&["application/json", "Application/JSON; charset=utf-8"]);
-                    (
-                        to_json(event),
-                        OwnedHeaders::new().insert(text_header("content-type", name)),
-                    )
+                    let name = match self.is_jetstream() && self.rng.percent(50) {
+                        true => "Content-Type",
+                        false => "content-type",
+                    };
+                    ("JSON", to_json(event), vec![header(name, is)])
                 }
-                _ => (event.encode_to_vec(), OwnedHeaders::new()),
-            };
-            let form = if headers.count_is_zero() {
-                "protobuf"
-            } else {
-                "JSON"
+                _ => ("protobuf", event.encode_to_vec(), Headers::new()),
             };
             *self.usable.entry(form).or_default() += 1;
-            self.send(partition, Some(key.as_bytes()), Some(&value), headers);
+            let key = has_key.then_some(key.as_bytes());
+            self.producer.send(partition, key, Some(&value), &headers);
             self.sent[partition as usize].push(Some(event.clone()));
         }
-        self.producer.flush(Duration::from_secs(60)).unwrap();
+        self.producer.flush();
     }
 
     /// Makes a record that can't be used the last one of every partition.
@@ -151,7 +124,7 @@ impl Publishing {
         for partition in 0..self.deployment.partitions {
             self.unusable_in(partition);
         }
-        self.producer.flush(Duration::from_secs(60)).unwrap();
+        self.producer.flush();
     }
 
     /// Publishes a record that can't be used into a partition.
@@ -165,21 +138,6 @@ impl Publishing {
         });
     }
 
-    fn send(&self, partition: u32, key: Option<&[u8]>, value: Option<&[u8]>, headers: OwnedHeaders) {
-        let topic = self.deployment.topic();
-        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&topic)
-            .partition(partition as i32)
-            .headers(headers);
-        record.key = key;
-        record.payload = value;
-        while let Err((error, back)) = self.producer.send(record) {
-            let code = error.rdkafka_error_code();
-            assert_eq!(code, Some(rdkafka::types::RDKafkaErrorCode::QueueFull));
-            record = back;
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
     fn send_unusable(&mut self, unusable: Unusable) {
         let Unusable {
             reason,
@@ -188,21 +146,25 @@ impl Publishing {
             is_json,
             partition,
         } = unusable;
-        let mut headers = OwnedHeaders::new()
-            .insert(text_header("own", "1"))
-            .insert(text_header(EXPECTED, reason))
-            .insert(Header {
-                key: "own",
-                value: Some(&[0xff, 0, 0xfe][..]),
-            })
-            .insert(Header {
-                key: "nothing",
-                value: None::<&[u8]>,
-            });
+        // NATS has neither bytes that are no text nor values that are null.
+        let own = match self.is_jetstream() {
+            true => "\u{fe}".as_bytes().to_vec(),
+            false => vec![0xff, 0, 0xfe],
+        };
+        let mut headers = vec![
+            header("own", "1"),
+            header(EXPECTED, reason),
+            ("own".to_owned(), Some(own)),
+            ("nothing".to_owned(), None),
+        ];
         if is_json {
-            headers = headers.insert(text_header("content-type", "application/json"));
+            headers.push(header("content-type", "application/json"));
         }
-        self.send(partition, key.as_deref(), value.as_deref(), headers);
+        self.producer
+            .send(partition, key.as_deref(), value.as_deref(), &headers);
+        if self.rng.percent(10) {
+            self.producer.send_beside();
+        }
         self.sent[partition as usize].push(None);
         *self.unusable.entry(reason).or_default() += 1;
     }
@@ -265,7 +227,8 @@ impl Publishing {
                 ))
             }
             7 => (it.key, it.value) = (Some(b"not the channel".to_vec()), Some(right.clone())),
-            8 => (it.key, it.value) = (None, Some(right.clone())),
+            8 if !self.is_jetstream() => (it.key, it.value) = (None, Some(right.clone())),
+            8 => (it.key, it.value) = (Some(vec![]), Some(right.clone())),
             9 => it.value = Some(of(channel, Kind::MessageCreated(created(LISTED_LIMIT + 1)))),
             10 => {
                 let message_ids = (1..=LISTED_LIMIT + 1).collect();
@@ -290,38 +253,25 @@ impl Publishing {
 
     /// By partition, the last offset; none where nothing was sent.
     pub fn ends(&self) -> Vec<Option<u64>> {
-        self.sent
-            .iter()
-            .map(|sent| (sent.len() as u64).checked_sub(1))
-            .collect()
+        let counted = || {
+            let last = |sent: &Vec<_>| (sent.len() as u64).checked_sub(1);
+            self.sent.iter().map(last).collect()
+        };
+        self.producer.last_sequences().unwrap_or_else(counted)
     }
 
-    /// Checks that the topic has what was sent, all of it, once, in order.
-    pub fn check_topic(&self, topic: &[Vec<OwnedMessage>]) {
-        for (partition, (sent, records)) in self.sent.iter().zip(topic).enumerate() {
+    /// Checks that the stream has what was sent, all of it, once, in order.
+    pub fn check_topic(&self, topic: &Records) {
+        for (partition, (sent, records)) in self.sent.iter().zip(&topic.partitions).enumerate() {
             assert_eq!(sent.len(), records.len(), "records of partition {partition}");
             for (sent, record) in sent.iter().zip(records) {
-                let offset = record.offset();
+                let offset = record.offset;
                 assert_eq!(*sent, event_of(record), "partition {partition}, offset {offset}");
             }
         }
     }
 }
 
-fn text_header<'a>(name: &'a str, value: &'a str) -> Header<'a, &'a str> {
-    Header {
-        key: name,
-        value: Some(value),
-    }
-}
-
-trait IsEmpty {
-    fn count_is_zero(&self) -> bool;
-}
-
-impl IsEmpty for OwnedHeaders {
-    fn count_is_zero(&self) -> bool {
-        use rdkafka::message::Headers;
-        self.count() == 0
-    }
+fn header(name: &str, value: &str) -> (String, Option<Vec<u8>>) {
+    (name.to_owned(), Some(value.as_bytes().to_vec()))
 }

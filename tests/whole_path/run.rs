@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, TopicPartitionList};
+use readstates::config::StreamKind;
 use readstates::model::ids::PartitionId;
 use readstates::oracle::{Limits, Membership, Oracle};
 use readstates::store::Store;
@@ -19,9 +20,10 @@ use super::asker::Asker;
 use super::dead_letters;
 use super::publishing::{EVENT_BYTES_LIMIT, LISTED_LIMIT};
 use super::rng::Rng;
-use super::truth::{Truth, read_topic};
+use super::truth::Truth;
 use crate::support::servers::{self, wait_for};
 use crate::support::service::Deployment;
+use crate::support::streams::{Records, read_dead_letters, read_stream};
 
 /// Users whose overview is compared at the end, as far as there are so many.
 const OVERVIEWS: usize = 300;
@@ -49,6 +51,11 @@ pub fn embedded(name: &str) -> Vec<(&'static str, String)> {
         ("store.kind", "embedded".to_owned()),
         ("store.embedded.path", path.to_str().unwrap().to_owned()),
     ]
+}
+
+/// The settings of a JetStream stream.
+pub fn jetstream() -> Vec<(&'static str, String)> {
+    vec![("stream.kind", "jetstream".to_owned())]
 }
 
 /// A run, which tells its seed when it fails.
@@ -175,25 +182,21 @@ impl Run {
         ));
     }
 
-    /// The topic read back.
-    pub fn truth(&self) -> (Vec<Vec<rdkafka::message::OwnedMessage>>, Truth) {
-        let Deployment {
-            brokers, partitions, ..
-        } = &self.deployment;
-        let topic = read_topic(brokers, &self.deployment.topic(), *partitions);
-        let truth = Truth::new(&topic, self.limits);
-        (topic, truth)
+    /// The stream read back.
+    pub fn truth(&self) -> (Records, Truth) {
+        let records = read_stream(&self.deployment);
+        let truth = Truth::new(&records, self.limits);
+        (records, truth)
     }
 
-    /// Compares the dead letters with the topic.
+    /// Compares the dead letters with the stream.
     pub fn check_dead_letters(
         &self,
-        topic: &[Vec<rdkafka::message::OwnedMessage>],
+        topic: &Records,
         unusable: &BTreeMap<&'static str, u64>,
         may_repeat: bool,
     ) {
-        let name = format!("{}.dlq", self.deployment.topic());
-        let letters = read_topic(&self.deployment.brokers, &name, self.partitions_of(&name));
+        let letters = read_dead_letters(&self.deployment);
         let (records, again) = dead_letters::check(topic, &letters, may_repeat);
         assert_eq!(records as u64, unusable.values().sum::<u64>());
         self.say(format_args!(
@@ -209,24 +212,26 @@ impl Run {
         config.create().unwrap()
     }
 
-    fn partitions_of(&self, topic: &str) -> u32 {
-        let metadata = self
-            .consumer()
-            .fetch_metadata(Some(topic), Duration::from_secs(30))
-            .unwrap();
-        metadata.topics()[0].partitions().len() as u32
-    }
-
     /// Checks, while no instance runs, that there is nothing to replay: in the store and in the group every position is
-    /// the end.
+    /// the end; in JetStream, which has no group, it is there or has moved on with the records of other partitions.
     pub async fn check_all_is_durable(&self, ends: &[Option<u64>]) {
         let store = self.store().await;
-        let committed = block_in_place(|| self.committed());
+        let committed = match self.deployment.stream_kind() {
+            StreamKind::Kafka => Some(block_in_place(|| self.committed())),
+            StreamKind::JetStream => None,
+        };
         for (partition, end) in ends.iter().enumerate() {
             let stored = store.load_position(PartitionId(partition as u32)).await.unwrap();
             let stored = stored
                 .and_then(|stored| stored.durable.offset())
                 .map(|offset| offset.0);
+            let Some(committed) = &committed else {
+                assert!(
+                    stored == *end || end.is_some() && stored > *end,
+                    "the stored position of partition {partition}: {stored:?}, not {end:?}"
+                );
+                continue;
+            };
             assert_eq!(stored, *end, "the stored position of partition {partition}");
             assert_eq!(
                 committed[partition], *end,
@@ -278,12 +283,18 @@ impl Run {
             .collect()
     }
 
-    /// Waits until the group shows, while an instance runs, that everything is durable. How long that took.
-    pub fn wait_until_committed(&self, ends: &[Option<u64>]) -> Duration {
+    /// Waits until everything is durable, while an instance runs, and the group (which JetStream has none of) shows it. How
+    /// long that took.
+    pub async fn wait_until_committed(&self, asker: &Asker, ends: &[Option<u64>]) -> Duration {
         let began = Instant::now();
-        wait_for("all is committed", COMMITTED_DEADLINE, || {
-            self.committed() == ends
-        });
+        asker.wait_until_durable(ends).await;
+        if self.deployment.stream_kind() == StreamKind::Kafka {
+            block_in_place(|| {
+                wait_for("all is committed", COMMITTED_DEADLINE, || {
+                    self.committed() == ends
+                });
+            });
+        }
         began.elapsed()
     }
 }

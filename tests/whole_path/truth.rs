@@ -1,12 +1,8 @@
-//! What is true: the topic is read back, and each answer is compared with the oracle at the position that it names.
+//! What is true: the stream is read back, and each answer is compared with the oracle at the position that it names.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::time::{Duration, Instant};
 
 use prost::Message as _;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers, OwnedMessage};
-use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use readstates::model::ids::ChannelId;
 use readstates::oracle::{self, Event, Limits, Numbers, Oracle, Reported};
 use readstates::wire::json::from_json;
@@ -14,8 +10,8 @@ use readstates::wire::partitioner::partition_of;
 use readstates::wire::proto::v1::{self, event::Kind};
 
 use super::publishing::EXPECTED;
+use crate::support::streams::{Record, Records};
 
-const READ_DEADLINE: Duration = Duration::from_secs(120);
 /// Mismatches that are told in full.
 const TOLD_MAX: usize = 8;
 /// Records of the channel that are told with one.
@@ -42,59 +38,13 @@ pub enum Seen {
     },
 }
 
-/// All records of a topic, by partition and offset.
-pub fn read_topic(brokers: &str, topic: &str, partitions: u32) -> Vec<Vec<OwnedMessage>> {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .set("group.id", "reader-of-tests")
-        .create()
-        .unwrap();
-    let mut places = TopicPartitionList::new();
-    let mut missing = 0;
-    let mut read: Vec<Vec<OwnedMessage>> = Vec::new();
-    for partition in 0..partitions as i32 {
-        let (low, high) = consumer
-            .fetch_watermarks(topic, partition, READ_DEADLINE)
-            .unwrap();
-        assert_eq!(low, 0, "{topic}/{partition} has lost its beginning");
-        missing += high;
-        read.push(Vec::with_capacity(high as usize));
-        places
-            .add_partition_offset(topic, partition, Offset::Beginning)
-            .unwrap();
-    }
-    consumer.assign(&places).unwrap();
-    let deadline = Instant::now() + READ_DEADLINE;
-    while missing > 0 {
-        assert!(
-            Instant::now() < deadline,
-            "{missing} records of {topic} can't be read"
-        );
-        let Some(polled) = consumer.poll(Duration::from_millis(100)) else {
-            continue;
-        };
-        let record = polled.unwrap().detach();
-        let partition = &mut read[record.partition() as usize];
-        assert_eq!(record.offset(), partition.len() as i64, "offsets without gaps");
-        partition.push(record);
-        missing -= 1;
-    }
-    read
-}
-
-/// What a header says, if it is there.
-pub fn header<'a>(record: &'a OwnedMessage, name: &str) -> Option<&'a [u8]> {
-    let mut headers = record.headers()?.iter();
-    headers.find(|header| header.key == name)?.value
-}
-
 /// The event of a record, if it has one: whoever published it said so.
-pub fn event_of(record: &OwnedMessage) -> Option<v1::Event> {
-    if header(record, EXPECTED).is_some() {
+pub fn event_of(record: &Record) -> Option<v1::Event> {
+    if record.header(EXPECTED).is_some() {
         return None;
     }
-    let value = record.payload().unwrap();
-    Some(match header(record, "content-type") {
+    let value = &record.value.as_ref().unwrap()[..];
+    Some(match record.header("content-type") {
         Some(_) => from_json(value).unwrap(),
         None => v1::Event::decode(value).unwrap(),
     })
@@ -131,11 +81,16 @@ fn oracle_event(event: v1::Event) -> (u64, Event) {
     (event.channel_id, told)
 }
 
-/// The records of a topic as the oracle takes them.
+/// A record as the oracle takes it, at its offset; none where it has no event.
+type Told = (u64, Option<(u64, Event)>);
+
+/// The records of a stream as the oracle takes them.
 pub struct Truth {
     limits: Limits,
-    /// By partition and offset; none where a record has no event.
-    partitions: Vec<Vec<Option<(u64, Event)>>>,
+    /// By partition, in order.
+    partitions: Vec<Vec<Told>>,
+    /// Where sequences are shared, a partition's position moves on with the records of others, up to here.
+    last_sequence: Option<u64>,
     /// Users and channels with a leave anywhere.
     left: HashSet<(u64, u64)>,
     /// Channels that are deleted anywhere.
@@ -143,14 +98,15 @@ pub struct Truth {
 }
 
 impl Truth {
-    pub fn new(topic: &[Vec<OwnedMessage>], limits: Limits) -> Self {
-        let told = |record| event_of(record).map(oracle_event);
+    pub fn new(topic: &Records, limits: Limits) -> Self {
+        let told = |record: &Record| (record.offset, event_of(record).map(oracle_event));
         let partitions: Vec<Vec<_>> = topic
+            .partitions
             .iter()
             .map(|records| records.iter().map(told).collect())
             .collect();
         let (mut left, mut deleted) = (HashSet::new(), HashSet::new());
-        for (channel, event) in partitions.iter().flatten().flatten() {
+        for (channel, event) in partitions.iter().flatten().filter_map(|(_, told)| told.as_ref()) {
             match event {
                 Event::MemberLeft { user } => drop(left.insert((*user, *channel))),
                 Event::ChannelDeleted => drop(deleted.insert(*channel)),
@@ -160,6 +116,7 @@ impl Truth {
         Truth {
             limits,
             partitions,
+            last_sequence: topic.last_sequence,
             left,
             deleted,
         }
@@ -173,8 +130,21 @@ impl Truth {
     pub fn ends(&self) -> Vec<Option<u64>> {
         self.partitions
             .iter()
-            .map(|records| (records.len() as u64).checked_sub(1))
+            .map(|records| records.last().map(|(offset, _)| *offset))
             .collect()
+    }
+
+    /// Whether a partition can have been at this position, or said that it is durable.
+    fn is_place(&self, partition: usize, at: Option<u64>, is_position: bool) -> bool {
+        let records = &self.partitions[partition];
+        match (at, self.last_sequence) {
+            (None, _) => true,
+            (Some(at), None) => at < records.len() as u64,
+            // What is before the first record is durable, and is no position.
+            (Some(at), Some(last)) => {
+                at <= last && (!is_position || records.first().is_some_and(|(first, _)| *first <= at))
+            }
+        }
     }
 
     /// Compares all answers, each at its position. How many there were.
@@ -228,26 +198,23 @@ impl Truth {
     fn verify_partition(&self, partition: usize, mut checks: Vec<(Option<u64>, &Seen)>) -> Vec<String> {
         checks.sort_by_key(|(at, _)| *at);
         let mut oracle = Oracle::new(self.limits);
-        let mut records = self.partitions[partition].iter();
-        let mut next = 0;
+        let mut records = self.partitions[partition].iter().peekable();
         let mut wrong = Vec::new();
         // Several answers about the same at the same place are many, at the end above all.
         let mut known: BTreeMap<(u64, u64), Numbers> = BTreeMap::new();
         for (at, seen) in checks {
-            let wanted = at.map_or(0, |at| at + 1);
-            if wanted > self.partitions[partition].len() as u64 {
+            if !self.is_place(partition, at, matches!(seen, Seen::State { .. })) {
                 wrong.push(format!(
                     "partition {partition}, offset {at:?}: there is no such record: {seen:?}"
                 ));
                 continue;
             }
-            if next < wanted {
+            while let Some((_, told)) = records.next_if(|(offset, _)| Some(*offset) <= at) {
                 known.clear();
+                if let Some((channel, event)) = told {
+                    oracle.apply(*channel, event);
+                }
             }
-            for (channel, event) in records.by_ref().take((wanted - next) as usize).flatten() {
-                oracle.apply(*channel, event);
-            }
-            next = wanted;
             let result = match seen {
                 Seen::State { state, floor, how } => {
                     let key = (state.user_id, state.channel_id);
@@ -306,11 +273,8 @@ impl Truth {
             return Err(format!("{who}: should be left out: {state:?}"));
         }
         reported.check(numbers).map_err(|what| {
-            let end = at.map_or(0, |at| at as usize + 1);
-            let records = self.partitions[partition as usize][..end]
-                .iter()
-                .enumerate()
-                .rev();
+            let records = self.partitions[partition as usize].iter();
+            let records = records.filter(|(offset, _)| Some(*offset) <= at).rev();
             let about = |event: &&Event| format!("{event:?}").contains(&state.user_id.to_string());
             let mut told: Vec<String> = records
                 .filter_map(|(offset, record)| {
@@ -343,7 +307,12 @@ impl Truth {
     /// The channels that a user's overview shows once everything is applied.
     pub fn final_oracle(&self) -> Oracle {
         let mut oracle = Oracle::new(self.limits);
-        for (channel, event) in self.partitions.iter().flatten().flatten() {
+        for (channel, event) in self
+            .partitions
+            .iter()
+            .flatten()
+            .filter_map(|(_, told)| told.as_ref())
+        {
             oracle.apply(*channel, event);
         }
         oracle

@@ -382,7 +382,10 @@ impl<O: Owners + Sync, S: Store> PartitionReader<O, S> {
         delivered.count += 1;
         let timestamp_ms = i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).ok();
         let headers = record_headers(&message);
-        let key = headers.iter().rev().find(|(name, _)| name == headers::KEY);
+        let key = headers
+            .iter()
+            .rev()
+            .find(|(name, _)| name.eq_ignore_ascii_case(headers::KEY));
         let record = RawRecord {
             offset: Offset(sequence),
             timestamp_ms,

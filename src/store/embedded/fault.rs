@@ -69,8 +69,8 @@ pub(super) fn damaged(path: &Path, why: impl std::fmt::Display) -> String {
 pub(super) fn in_use(path: &Path) -> String {
     let path = path.display();
     format!(
-        "store.embedded.path {path} is in use by another process: end that one, or give this one a folder of its own; \
-         an embedded store is for one instance"
+        "store.embedded.path {path} is in use by another process: end that one; an embedded store is for one instance, \
+         and several need store.kind = \"cassandra\""
     )
 }
 

@@ -306,6 +306,11 @@ impl Store for EmbeddedStore {
         let row = RowName::Position(partition);
         self.read_row(row, keys::position(partition), decode).await
     }
+
+    /// These files are of one process.
+    fn is_shared(&self) -> bool {
+        false
+    }
 }
 
 fn newest(key: Vec<u8>, at: LogPosition, state: &[u8]) -> Change {
