@@ -17,7 +17,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::asking::{Connection, print};
-use super::demo::chat::{self, Chat};
+use super::demo::chat::{self, Chat, Paced};
+use super::demo::unix_ms;
 use super::publish::{Counts, publish};
 use super::{Failed, settings};
 use crate::config::Config;
@@ -199,7 +200,8 @@ fn start_chat(config: &Config, arguments: &Arguments) -> Option<Published> {
         return None;
     }
     let (stop, stopped) = watch::channel(false);
-    let chat = Chat::new(arguments.publish_rate, arguments.seed, stopped);
+    let chat = Chat::new(arguments.publish_rate, arguments.seed, unix_ms(), &[]);
+    let chat = Paced::new(chat, Arc::default(), stopped);
     let config = config.clone();
     let limits = RecordLimits::from(&config.limits);
     let publishing = tokio::spawn(async move {
