@@ -137,18 +137,20 @@ pub async fn run(
 
 /// Quiet, since the screen tells what goes on.
 fn start_log(config: &Config, effective: &Effective, is_own_nats: bool, log: &KeptLog) {
-    // A nats-server that goes when the demo does needs no advice on what it syncs.
-    let quiet = if is_own_nats {
-        "warn,readstates::source::jetstream::prepare=error"
-    } else {
-        "warn"
+    // Its own nats-server goes when the demo does: what it syncs is all right, and its end is told by the demo.
+    let more = match is_own_nats {
+        true => ",readstates::source::jetstream::prepare=error,readstates::query::connection=off",
+        false => "",
     };
-    let level = if effective.is_given("log.level") {
-        &config.log.level
-    } else {
-        quiet
-    };
-    logging::start_to(&config.log, level, false, log.clone());
+    let is_given = effective.is_given("log.level");
+    let level = if is_given { &config.log.level } else { "warn" };
+    logging::start_to(
+        &config.log,
+        level,
+        if is_given { "" } else { more },
+        false,
+        log.clone(),
+    );
 }
 
 /// Never returns where nats-server is none of the demo's.

@@ -18,17 +18,18 @@ const LIBRARIES: &str = "warn,async_nats=off,scylla=off,fjall::batch=off,fjall::
 /// A plain level is meant for this program; libraries then log only what goes wrong, and some of them nothing.
 pub fn start(log: &Log) {
     let writer = std::io::stderr;
-    start_to(log, &log.level, std::io::stderr().is_terminal(), writer);
+    start_to(log, &log.level, "", std::io::stderr().is_terminal(), writer);
 }
 
-/// Starts logging to something else, where the level of the configuration does not fit it.
-pub fn start_to<W>(log: &Log, level: &str, is_coloured: bool, writer: W)
+/// Starts logging to something else, where the level of the configuration does not fit it. A plain level is followed by
+/// `more` directives.
+pub fn start_to<W>(log: &Log, level: &str, more: &str, is_coloured: bool, writer: W)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let is_plain = level.parse::<tracing::Level>().is_ok();
     let directives = if is_plain {
-        format!("{LIBRARIES},readstates={level}")
+        format!("{LIBRARIES},readstates={level}{more}")
     } else {
         level.to_owned()
     };

@@ -210,8 +210,10 @@ fn numbers(figures: &Figures, width: usize) -> Vec<Line<'static>> {
 /// The newest at the right end.
 fn sparkline(history: &[u64], columns: usize) -> String {
     let shown = &history[history.len().saturating_sub(columns)..];
-    let max = shown.iter().copied().max().unwrap_or(0).max(1);
-    let block = |count: &u64| BLOCKS[(count * (BLOCKS.len() as u64 - 1)).div_ceil(max) as usize];
+    // One second far above the others, as when everybody joins, must not flatten all of them.
+    let mean = shown.iter().sum::<u64>() / (shown.len() as u64).max(1);
+    let top = shown.iter().copied().max().unwrap_or(0).min(2 * mean).max(1);
+    let block = |count: &u64| BLOCKS[(*count.min(&top) * (BLOCKS.len() as u64 - 1)).div_ceil(top) as usize];
     shown.iter().map(block).collect()
 }
 
@@ -337,4 +339,129 @@ fn command(words: &[String], width: usize) -> Vec<Line<'static>> {
         Line::from(format!("{indent}{word}{}", if at < last { " \\" } else { "" }))
     };
     words.iter().enumerate().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+
+    use super::*;
+    use crate::cli::demo::asking::{Answers, Whom};
+    use crate::wire::proto::v1::ReadState;
+
+    fn facts() -> Facts {
+        Facts {
+            program: "readstates".to_owned(),
+            nats_url: "nats://127.0.0.1:40001".to_owned(),
+            subject_prefix: "readstates".to_owned(),
+            admin: "127.0.0.1:40002".to_owned(),
+            data: "/tmp/it (removed at the end)".to_owned(),
+            servers: "JetStream, embedded store, its own nats-server".to_owned(),
+            whom: Whom {
+                users: (1001..=1006).collect(),
+                channels: (70_001..=70_006).collect(),
+            },
+            is_own_chat: true,
+        }
+    }
+
+    fn figures() -> Figures {
+        let state = ReadState {
+            user_id: 1001,
+            channel_id: 70_001,
+            unread_count: 10_000,
+            unread_count_capped: true,
+            mention_count: 321,
+            membership: Membership::Joined.into(),
+            ..ReadState::default()
+        };
+        let cells = BTreeMap::from([(
+            (1001, 70_001),
+            Cell {
+                state,
+                changed_at: None,
+            },
+        )]);
+        Figures {
+            running: Duration::from_secs(83),
+            partitions: 8,
+            partitions_live: 8,
+            events: 1_234_567,
+            events_per_second: 200.0,
+            history: (0..60).collect(),
+            read_states: 1755,
+            read_states_max: 100_000,
+            answers: Answers {
+                cells,
+                p50: Some(Duration::from_micros(210)),
+                ..Answers::default()
+            },
+            ..Figures::default()
+        }
+    }
+
+    fn shown(width: u16, height: u16) -> String {
+        let (facts, figures) = (facts(), figures());
+        let view = View {
+            facts: &facts,
+            figures: &figures,
+            happenings: &[],
+            everyone: None,
+            next_everyone_s: Some(17),
+            warning: None,
+        };
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| draw(frame, &view)).unwrap();
+        terminal.backend().to_string()
+    }
+
+    #[test]
+    fn everything_is_seen_at_the_usual_size() {
+        for size in [(80, 24), (140, 40)] {
+            let text = shown(size.0, size.1);
+            for expected in [
+                "1:23  q ends it",
+                "200/s  1,234,567 in all",
+                "p50 0.21 ms",
+                "durable 0 records",
+                "1,755 of 100,000 read states",
+                "entries are not in the store yet",
+                "#general",
+                "Ada A.",
+                "10,000+ @321",
+                "everyone is mentioned in 17 s",
+                "readstates get 1001 70001 --set nats.url=nats://127.0.0.1:40001",
+                "nats -s nats://127.0.0.1:40001 request readstates.v1.get",
+                "'{\"keys\":[{\"userId\":\"1001\",\"channelId\":\"70001\"}]}'",
+                "status http://127.0.0.1:40002/   metrics http://127.0.0.1:40002/metrics",
+                "data /tmp/it (removed at the end)",
+            ] {
+                assert!(text.contains(expected), "{expected:?} at {size:?}:\n{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_numbers_stay_where_there_is_little_room() {
+        for (width, height) in [(40, 10), (20, 4), (1, 1), (300, 3)] {
+            let text = shown(width, height);
+            assert_eq!(text.lines().count(), usize::from(height), "{text}");
+            assert!(width < 20 || height < 4 || text.contains("200/s"), "{text}");
+        }
+        assert!(shown(40, 10).contains("10,000+ @321"), "{}", shown(40, 10));
+    }
+
+    #[test]
+    fn one_high_second_does_not_flatten_the_others() {
+        assert_eq!(sparkline(&[1500, 100, 200, 0], 10).chars().last(), Some('▁'));
+        let line: Vec<char> = sparkline(&[5000, 200, 210, 190, 200, 205, 195, 200, 200, 200], 10)
+            .chars()
+            .collect();
+        assert!(line[1] > '▂' && line[0] == '█', "{line:?}");
+        assert_eq!(sparkline(&[], 10), "");
+        assert_eq!(sparkline(&[7; 60], 10).chars().count(), 10);
+    }
 }
