@@ -277,11 +277,15 @@ fn kept_data_goes_on_and_belongs_to_one_demo_at_a_time() {
     assert_eq!(again.ended().code(), Some(0));
     let format = data.join("store/format");
     assert!(format.exists(), "{}", format.display());
-    fs::write(&format, "99\n").unwrap();
+    fs::write(&format, "readstates embedded store, version 99\n").unwrap();
     let mut newer = Demo::start("newer", &arguments);
     assert_eq!(newer.ended().code(), Some(2), "{:?}", newer.said);
     assert_eq!(
-        newer.said.iter().filter(|line| line.contains("newer")).count(),
+        newer
+            .said
+            .iter()
+            .filter(|line| line.contains("has version 99"))
+            .count(),
         1,
         "{:?}",
         newer.said
@@ -343,6 +347,8 @@ while time.time() < end:
         typed = True
         os.write(terminal, keys)
 sys.stdout.buffer.write(seen)
+if time.time() >= end:
+    os.kill(child, 9)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 "#;
     let mut shown = Command::new("python3");

@@ -94,7 +94,7 @@ impl Show {
             return self.print_line(figures);
         };
         if is_anew {
-            terminal.inner.clear()?;
+            terminal.redraw()?;
         }
         let (everyone, warning) = (self.news.everyone(), self.log.last());
         let next = self.facts.is_own_chat.then(|| self.news.next_everyone_s());

@@ -51,12 +51,22 @@ impl Terminal {
         execute!(output, EnterAlternateScreen)?;
         let mut terminal = terminal;
         terminal.inner.hide_cursor()?;
-        terminal.inner.clear()?;
+        terminal.redraw()?;
         let (pressed, presses) = mpsc::unbounded_channel();
         if has_keys {
             thread::spawn(move || wait_for_keys(&pressed, &is_over));
         }
         Ok((terminal, presses))
+    }
+
+    /// Clears it, so that everything is drawn anew. ratatui's own `clear` would ask the terminal where the cursor is, which
+    /// some don't answer, and whose answer the thread that waits for keys would take.
+    ///
+    /// # Errors
+    /// If the terminal is gone.
+    pub fn redraw(&mut self) -> io::Result<()> {
+        let size = self.inner.size()?;
+        self.inner.resize(size.into())
     }
 }
 
