@@ -18,7 +18,7 @@ test: ## Run every check and every test, against real servers
 lint: ## Check format, lints, licences and scripts
 	@scripts/lint
 
-demo: ## Run the service and its servers here, with a synthetic chat (EVENTS=FILE: with these events)
+demo: ## Run all of it here, with a synthetic chat (EVENTS=FILE, DATA=DIR, STREAM=kafka, STORE=cassandra)
 	@scripts/demo
 
 clients: ## Run the examples in other languages against real servers (downloads their libraries)

@@ -18,7 +18,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Failed;
 use super::asking::{self, print};
-use super::demo::chat::{self, Chat};
+use super::demo::chat::{self, Chat, Paced};
+use super::demo::unix_ms;
 use super::publish::{Counts, publish};
 use crate::client::{AskError, Client, StreamOptions};
 use crate::config::Config;
@@ -191,7 +192,8 @@ fn start_chat(config: &Config, arguments: &Arguments) -> Option<Published> {
         return None;
     }
     let (stop, stopped) = watch::channel(false);
-    let chat = Chat::new(arguments.publish_rate, arguments.seed, stopped);
+    let chat = Chat::new(arguments.publish_rate, arguments.seed, unix_ms(), &[]);
+    let chat = Paced::new(chat, Arc::default(), stopped);
     let config = config.clone();
     let limits = RecordLimits::from(&config.limits);
     let publishing = tokio::spawn(async move {

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{Log, LogFormat};
 
@@ -12,14 +13,23 @@ use crate::config::{Log, LogFormat};
 /// database, but for its threads in the background, whose failures only it knows.
 const LIBRARIES: &str = "warn,async_nats=off,scylla=off,fjall::batch=off,fjall::db=off,fjall::journal=off";
 
-/// Starts logging to standard error. `quiet`: only what goes wrong, since the screen is used for something else.
+/// Starts logging to standard error.
 ///
 /// A plain level is meant for this program; libraries then log only what goes wrong, and some of them nothing.
-pub fn start(log: &Log, quiet: bool) {
-    let level = if quiet { "warn" } else { log.level.as_str() };
+pub fn start(log: &Log) {
+    let writer = std::io::stderr;
+    start_to(log, &log.level, "", std::io::stderr().is_terminal(), writer);
+}
+
+/// Starts logging to something else, where the level of the configuration does not fit it. A plain level is followed by
+/// `more` directives.
+pub fn start_to<W>(log: &Log, level: &str, more: &str, is_coloured: bool, writer: W)
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let is_plain = level.parse::<tracing::Level>().is_ok();
     let directives = if is_plain {
-        format!("{LIBRARIES},readstates={level}")
+        format!("{LIBRARIES},readstates={level}{more}")
     } else {
         level.to_owned()
     };
@@ -28,8 +38,8 @@ pub fn start(log: &Log, quiet: bool) {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .log_internal_errors(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        .with_ansi(is_coloured)
+        .with_writer(writer);
     // It fails where a test has started logging already.
     let _ = match log.format {
         LogFormat::Text => subscriber.with_target(false).try_init(),

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Effective};
 use crate::source::failure::PrepareError;
 use crate::wire::record::RecordLimits;
 
@@ -64,7 +64,7 @@ enum Command {
     Lag(lag::Arguments),
     /// Asks at a fixed rate, and reports how long the answers took.
     Load(load::Arguments),
-    /// Serves, feeds a lively synthetic chat into the stream, and shows what happens.
+    /// The whole thing on this machine: nats-server, the service, a lively synthetic chat, and a screen that shows it.
     Demo(demo::Arguments),
 }
 
@@ -93,16 +93,16 @@ pub fn run() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let ended = runtime.block_on(run_command(command, config));
+    let ended = runtime.block_on(run_command(command, config, &effective));
     // Whatever still runs has nothing left to lose: rows are in the store or their records are replayed.
     runtime.shutdown_background();
     ended
 }
 
-async fn run_command(command: Command, config: Config) -> ExitCode {
+async fn run_command(command: Command, config: Config, effective: &Effective) -> ExitCode {
     match command {
         Command::Serve => {
-            logging::start(&config.log, false);
+            logging::start(&config.log);
             // Why it failed is in the log.
             exit_status(&serve::run(config, serve::signals()).await)
         }
@@ -112,10 +112,7 @@ async fn run_command(command: Command, config: Config) -> ExitCode {
         Command::Explain(arguments) => ended(explain::run(&config, &arguments).await),
         Command::Lag(arguments) => ended(lag::run(&config, &arguments).await),
         Command::Load(arguments) => ended(load::run(&config, &arguments).await),
-        Command::Demo(arguments) => {
-            logging::start(&config.log, true);
-            ended(demo::run(config, arguments).await)
-        }
+        Command::Demo(arguments) => status(demo::run(config, effective, arguments).await),
     }
 }
 

@@ -56,6 +56,12 @@ impl Effective {
         self.properties.push((name.to_owned(), setting));
     }
 
+    /// Whether a key has another value than its default, or the same one on purpose.
+    pub fn is_given(&self, name: &str) -> bool {
+        let mut keys = self.keys.iter();
+        keys.any(|(key, setting)| *key == name && setting.origin.is_some())
+    }
+
     fn write_properties(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.properties.is_empty() {
             return writeln!(f, "properties = {{}}  # default");

@@ -111,6 +111,8 @@ pub struct Standing {
     pub read_states_cached: usize,
     /// Cached channels.
     pub channels_cached: usize,
+    /// The memory that these take.
+    pub channel_bytes_cached: usize,
     /// Changed entries that are not in the store.
     pub dirty: usize,
     /// Records that wait for a load.
@@ -288,6 +290,7 @@ impl Partition {
             oldest_change_at: oldest.into_iter().flatten().min(),
             read_states_cached: self.read_states.len(),
             channels_cached: self.channels.len(),
+            channel_bytes_cached: self.channels.weight_bytes(),
             dirty: self.dirty_len(),
             waiting_records: self.waiting.len(),
         }

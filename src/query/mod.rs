@@ -129,6 +129,8 @@ pub struct Status {
     pub read_states_cached: u64,
     /// Cached channels.
     pub channels_cached: u64,
+    /// The memory that cached channels take, in bytes.
+    pub channel_bytes_cached: u64,
     /// Changed entries that are not in the store yet.
     pub dirty_entries: u64,
     /// Records not applied yet.

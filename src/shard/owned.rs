@@ -379,6 +379,7 @@ impl Owned {
             oldest_dirty_seconds: standing.oldest_change_at.map_or(0.0, age_seconds),
             read_states_cached: standing.read_states_cached as u64,
             channels_cached: standing.channels_cached as u64,
+            channel_bytes_cached: standing.channel_bytes_cached as u64,
             dirty_entries: standing.dirty as u64,
             applied_lag_records: match self.records_beyond {
                 None => end.saturating_sub(next),

@@ -121,6 +121,7 @@ mod tests {
             oldest_change_at: None,
             read_states_cached: 0,
             channels_cached: 0,
+            channel_bytes_cached: 0,
             dirty,
             waiting_records: 0,
         }
