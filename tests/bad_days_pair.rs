@@ -100,8 +100,6 @@ async fn jetstream_and_the_embedded_store_fail() {
         partitions: PARTITIONS,
         settings: vec![
             ("stream.kind", "jetstream".to_owned()),
-            ("stream.jetstream.stream", format!("{NAME}-events")),
-            ("stream.jetstream.partitions", PARTITIONS.to_string()),
             ("store.kind", "embedded".to_owned()),
             ("store.embedded.path", folder.to_str().unwrap().to_owned()),
             ("store.write_delay", "1s".to_owned()),

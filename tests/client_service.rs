@@ -54,8 +54,6 @@ fn deployment(name: &str, kind: &'static str) -> Deployment {
         partitions: PARTITIONS,
         settings: vec![
             ("stream.kind", kind.to_owned()),
-            ("stream.jetstream.stream", format!("{name}-events")),
-            ("stream.jetstream.partitions", PARTITIONS.to_string()),
             (
                 "stream.kafka.brokers",
                 if kind == "kafka" {

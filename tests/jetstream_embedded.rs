@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream;
 use serde_json::Value;
 use support::servers::{Nats, fresh_dir, wait_for};
-use support::service::{Deployment, Service};
+use support::service::{self, Deployment, Service, loud};
 
 const PARTITIONS: u32 = 2;
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -66,22 +66,9 @@ fn wait_until_durable(service: &mut Service, records: u64) {
     });
 }
 
-/// What it says apart from how it gets on.
-fn loud(log: &str) -> Vec<&str> {
-    let is_loud = |line: &&str| !line.contains(" INFO ") && !line.contains("one replica: ");
-    log.lines().filter(is_loud).collect()
-}
-
 /// Ends with status 2 and one line that has all of these words.
 fn check_refused(deployment: &Deployment, more: &[(&str, String)], words: &[&str]) {
-    let mut service = deployment.serve("refused", more);
-    let status = service.wait_until_ended(DEADLINE);
-    let log = service.log();
-    println!("{}", loud(&log).join("\n"));
-    assert_eq!((status.code(), loud(&log).len()), (Some(2), 1), "{log}");
-    for word in words {
-        assert!(loud(&log)[0].contains(word), "{word:?} is not in: {log}");
-    }
+    service::check_refused(deployment, more, DEADLINE, words);
 }
 
 fn json_of(deployment: &Deployment, command: &str, arguments: &[&str]) -> Option<Value> {

@@ -107,8 +107,6 @@ fn deployment(servers: &Servers, name: &str, write_delay: &str) -> Deployment {
         partitions: PARTITIONS,
         settings: vec![
             ("stream.kind", "jetstream".to_owned()),
-            ("stream.jetstream.stream", format!("{name}-events")),
-            ("stream.jetstream.partitions", PARTITIONS.to_string()),
             ("store.write_delay", write_delay.to_owned()),
         ],
     }

@@ -51,7 +51,8 @@ fn deployment(dir: &Path, nats: &Nats, user: &'static str) -> Deployment {
     let store = dir.join("store").to_str().unwrap().to_owned();
     settings.extend([
         ("stream.kind", "jetstream".to_owned()),
-        ("stream.jetstream.partitions", "3".to_owned()),
+        // As in the file.
+        ("stream.jetstream.stream", "message-events".to_owned()),
         ("store.kind", "embedded".to_owned()),
         ("store.embedded.path", store),
         ("store.write_delay", "100ms".to_owned()),

@@ -20,7 +20,7 @@ use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 
 use support::servers::{Cassandra, Kafka, Nats, free_ports, fresh_dir, wait_for};
-use support::service::{Deployment, Service};
+use support::service::{self, Deployment, Service, loud};
 
 /// For whatever needs servers to start and a busy machine to get to it.
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -123,22 +123,9 @@ fn deployment(name: &str) -> Deployment {
     }
 }
 
-/// What it says apart from how it gets on.
-fn loud(log: &str) -> Vec<&str> {
-    let is_loud = |line: &&str| !line.contains(" INFO ") && !line.contains("\"level\":\"INFO\"");
-    log.lines().filter(is_loud).collect()
-}
-
-/// Ends with status 2 and one line that has all of these words.
+/// Ends with status 2 and one line that has all of these words, and no password.
 fn check_refused(deployment: &Deployment, more: Settings<'_>, words: &[&str]) {
-    let mut service = deployment.serve("refused", more);
-    let status = service.wait_until_ended(DEADLINE);
-    let log = service.log();
-    println!("{}", loud(&log).join("\n"));
-    assert_eq!((status.code(), loud(&log).len()), (Some(2), 1), "{log}");
-    for word in words {
-        assert!(loud(&log)[0].contains(word), "{word:?} is not in: {log}");
-    }
+    let log = service::check_refused(deployment, more, DEADLINE, words);
     assert!(!log.contains(PASSWORD), "{log}");
 }
 

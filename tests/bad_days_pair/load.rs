@@ -16,6 +16,8 @@ use readstates::wire::proto::v1::{MessageMarkedUnread, MessageRead};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
+use crate::support::truth::oracle_event;
+
 const CHANNELS: u64 = 40;
 const USERS: u64 = 25;
 /// Between two events.
@@ -300,32 +302,6 @@ async fn read(context: &Context, stream: &str) -> Vec<(u64, (u64, Event))> {
         }
     }
     records
-}
-
-fn oracle_event(event: v1::Event) -> (u64, Event) {
-    let told = match event.kind.unwrap() {
-        Kind::MessageCreated(it) => Event::MessageCreated {
-            message: it.message_id,
-            author: it.author_id,
-            mentions: it.mentioned_user_ids,
-            everyone: it.mentions_everyone,
-        },
-        Kind::MessageRead(it) => Event::MessageRead {
-            user: it.user_id,
-            message: it.message_id,
-        },
-        Kind::MessageDeleted(it) => Event::MessageDeleted {
-            messages: it.message_ids,
-        },
-        Kind::MessageMarkedUnread(it) => Event::MessageMarkedUnread {
-            user: it.user_id,
-            message: it.message_id,
-        },
-        Kind::MemberJoined(it) => Event::MemberJoined { user: it.user_id },
-        Kind::MemberLeft(it) => Event::MemberLeft { user: it.user_id },
-        other => unreachable!("not published: {other:?}"),
-    };
-    (event.channel_id, told)
 }
 
 /// `newest`: the id of the last message, in whichever channel.

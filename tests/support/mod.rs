@@ -9,3 +9,4 @@ pub mod servers;
 pub mod service;
 pub mod stores;
 pub mod streams;
+pub mod truth;

@@ -130,6 +130,31 @@ impl Deployment {
     }
 }
 
+/// What it says apart from how it gets on, and that one replica is few.
+pub fn loud(log: &str) -> Vec<&str> {
+    let is_quiet = [" INFO ", "\"level\":\"INFO\"", "one replica: "];
+    let is_loud = |line: &&str| !is_quiet.iter().any(|quiet| line.contains(quiet));
+    log.lines().filter(is_loud).collect()
+}
+
+/// Ends within this time with status 2 and one line that has all of these words. Gives its log.
+pub fn check_refused(
+    deployment: &Deployment,
+    more: &[(&str, String)],
+    deadline: Duration,
+    words: &[&str],
+) -> String {
+    let mut service = deployment.serve("refused", more);
+    let status = service.wait_until_ended(deadline);
+    let log = service.log();
+    println!("{}", loud(&log).join("\n"));
+    assert_eq!((status.code(), loud(&log).len()), (Some(2), 1), "{log}");
+    for word in words {
+        assert!(loud(&log)[0].contains(word), "{word:?} is not in: {log}");
+    }
+    log
+}
+
 /// What a command has said, and how it ended.
 #[derive(Debug)]
 pub struct Said {

@@ -7,10 +7,11 @@ use readstates::model::ids::ChannelId;
 use readstates::oracle::{self, Event, Limits, Numbers, Oracle, Reported};
 use readstates::wire::json::from_json;
 use readstates::wire::partitioner::partition_of;
-use readstates::wire::proto::v1::{self, event::Kind};
+use readstates::wire::proto::v1;
 
 use super::publishing::EXPECTED;
 use crate::support::streams::{Record, Records};
+use crate::support::truth::oracle_event;
 
 /// Mismatches that are told in full.
 const TOLD_MAX: usize = 8;
@@ -48,37 +49,6 @@ pub fn event_of(record: &Record) -> Option<v1::Event> {
         Some(_) => from_json(value).unwrap(),
         None => v1::Event::decode(value).unwrap(),
     })
-}
-
-fn oracle_event(event: v1::Event) -> (u64, Event) {
-    let told = match event.kind.unwrap() {
-        Kind::MessageCreated(it) => Event::MessageCreated {
-            message: it.message_id,
-            author: it.author_id,
-            mentions: it.mentioned_user_ids,
-            everyone: it.mentions_everyone,
-        },
-        Kind::MessageRead(it) => Event::MessageRead {
-            user: it.user_id,
-            message: it.message_id,
-        },
-        Kind::MessageUpdated(it) => Event::MessageUpdated {
-            message: it.message_id,
-            mentions: it.mentioned_user_ids,
-            everyone: it.mentions_everyone,
-        },
-        Kind::MessageDeleted(it) => Event::MessageDeleted {
-            messages: it.message_ids,
-        },
-        Kind::MessageMarkedUnread(it) => Event::MessageMarkedUnread {
-            user: it.user_id,
-            message: it.message_id,
-        },
-        Kind::MemberJoined(it) => Event::MemberJoined { user: it.user_id },
-        Kind::MemberLeft(it) => Event::MemberLeft { user: it.user_id },
-        Kind::ChannelDeleted(_) => Event::ChannelDeleted,
-    };
-    (event.channel_id, told)
 }
 
 /// A record as the oracle takes it, at its offset; none where it has no event.
