@@ -1,6 +1,6 @@
 # What people type. The work is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help install build test lint demo clients bench-handover clean
+.PHONY: help install build test lint demo clients bench-handover bench-pairs clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ clients: ## Run the examples in other languages against real servers (downloads 
 bench-handover: ## Measure how long partitions have no live owner as instances come and go
 	@scripts/install
 	cargo test --test whole_path handover_gaps -- --ignored --nocapture
+
+bench-pairs: ## Measure both pairs, Kafka with Cassandra and JetStream with the embedded store (EVENTS=FILE: with these events)
+	@scripts/bench-pairs $(if $(EVENTS),"$(EVENTS)")
 
 clean: ## Remove what was built; downloads stay (scripts/install says where)
 	cargo clean
