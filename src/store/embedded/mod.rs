@@ -38,9 +38,9 @@ pub const CHANGES_WAITING_MAX: usize = 4096;
 /// Reads under way at once; others wait.
 pub const READS_IN_FLIGHT_MAX: usize = 64;
 /// Blocks of files that the database keeps in memory. What is asked of the store is cold, so more would not help.
-pub const BLOCK_CACHE_BYTES: u64 = 16 << 20;
+pub const BLOCK_CACHE_BYTES: u64 = 8 << 20;
 /// Rows that were written since the last file was made are in memory up to here, and once more while one is made.
-pub const MEMTABLE_BYTES_MAX: u64 = 16 << 20;
+pub const MEMTABLE_BYTES_MAX: u64 = 8 << 20;
 /// Threads that make files of what is in memory, and merge files: one for each.
 pub const BACKGROUND_THREADS: usize = 2;
 /// After so long without an acknowledgement it is looked whether the database is broken: it holds writes back for as
