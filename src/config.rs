@@ -227,7 +227,7 @@ pub struct Embedded {
 /// Section `cache`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cache {
-    /// Read states cached in one instance, shared out over its partitions.
+    /// Read states cached in one instance, for all its partitions together.
     pub read_states: usize,
     /// For heads, pages and blocks of channels in one instance.
     pub channel_memory_bytes: u64,

@@ -30,7 +30,7 @@ fn row(mentions: u64) -> ReadState {
         applied: LogPosition::new(0, Offset(3)),
         last_read: MessageId(5),
         mentions: (6..6 + mentions).map(remembered).collect(),
-        own: vec![remembered(8)],
+        own: vec![remembered(8)].into(),
         ..ReadState::default()
     }
 }

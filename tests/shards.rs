@@ -132,8 +132,8 @@ fn start(store: &InMemory) -> Shards {
             position_interval_ms: 1,
             ..Settings::default()
         },
+        read_states: 1000,
         capacity: Share {
-            read_states: 1000,
             channel_bytes: 1 << 20,
             dirty: 1000,
         },

@@ -69,8 +69,8 @@ pub fn shards(config: &Config, stream: StreamIdentity) -> ShardSettings {
             },
             ..Settings::default()
         },
+        read_states: config.cache.read_states,
         capacity: Share {
-            read_states: config.cache.read_states,
             channel_bytes: usize::try_from(config.cache.channel_memory_bytes).unwrap_or(usize::MAX),
             dirty: config.limits.max_dirty,
         },

@@ -153,7 +153,7 @@ pub const KEYS: &[Key] = &[
     key(
         "cache.read_states",
         "1000000",
-        "Read states cached in one instance, shared out over its partitions.",
+        "Read states cached in one instance, for all its partitions together.",
     ),
     key(
         "cache.channel_memory",

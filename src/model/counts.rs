@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::channel::{Above, Head, Nodes, Wanted};
 use super::ids::{MessageId, UserId};
 use super::planted::{Bug, Planted};
-use super::read_state::{Membership, ReadState, Remembered};
+use super::read_state::{Membership, ReadState, Remembered, RememberedList};
 
 /// Up to where counts are exact. The rows depend on these, as contract section 2 allows.
 #[derive(Clone, Copy, Debug)]
@@ -181,8 +181,8 @@ pub fn rewind(
     }
     let above = head.above(was_read_up_to, nodes).map_err(|wanted| vec![wanted])?;
     let mut unread = above.live.saturating_sub(state.own.len() as u64);
-    let mut mentions: Vec<Remembered> = Vec::new();
-    let mut own: Vec<Remembered> = Vec::new();
+    let mut mentions = RememberedList::new();
+    let mut own = RememberedList::new();
     let mut unknown = MessageId::NONE;
     let is_enough =
         |unread: u64, own: usize| unread > u64::from(limits.unread_max) || own > limits.unread_max as usize;

@@ -1,5 +1,7 @@
 //! What one user has read in one channel.
 
+use smallvec::SmallVec;
+
 use super::ids::{LogPosition, MAX_ID, MessageId};
 
 /// Membership as joins and leaves have told.
@@ -23,6 +25,9 @@ pub struct Remembered {
     pub everyone: bool,
 }
 
+/// Remembered messages: almost always none or one, which takes no memory of its own.
+pub type RememberedList = SmallVec<[Remembered; 1]>;
+
 /// What one user has read in one channel. The default is the state of a user nothing was heard of.
 ///
 /// A function of the records up to `applied` (invariant 2). The lists hold live messages above `last_read` only.
@@ -35,9 +40,9 @@ pub struct ReadState {
     /// As joins and leaves have told.
     pub membership: Membership,
     /// Unread messages of others that mention the user by name, ascending: all those above `forgotten`.
-    pub mentions: Vec<Remembered>,
+    pub mentions: RememberedList,
     /// The user's own messages above `last_read`, ascending: all those above `own_unknown`.
-    pub own: Vec<Remembered>,
+    pub own: RememberedList,
     /// By-name mentions up to here may have been forgotten. 0 or above `last_read`.
     pub forgotten: MessageId,
     /// Own messages up to here were not looked for. 0 or above `last_read`.
@@ -97,8 +102,8 @@ impl ReadState {
     /// The user left: nothing counts until the next join, which reads everything, so nothing need be remembered.
     pub fn leave(&mut self) {
         self.membership = Membership::Left;
-        self.mentions = Vec::new();
-        self.own = Vec::new();
+        self.mentions = RememberedList::new();
+        self.own = RememberedList::new();
         self.forgotten = MessageId::NONE;
         self.own_unknown = MessageId::NONE;
     }
@@ -146,12 +151,12 @@ impl ReadState {
     }
 }
 
-fn forget_up_to(list: &mut Vec<Remembered>, id: MessageId) {
+fn forget_up_to(list: &mut RememberedList, id: MessageId) {
     let read = list.partition_point(|remembered| remembered.id <= id);
     list.drain(..read);
 }
 
-fn remove(list: &mut Vec<Remembered>, id: MessageId) {
+fn remove(list: &mut RememberedList, id: MessageId) {
     if let Ok(index) = list.binary_search_by_key(&id, |remembered| remembered.id) {
         list.remove(index);
     }

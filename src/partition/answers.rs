@@ -133,12 +133,12 @@ impl Partition {
         if place > at && !self.settings.planted.is(Bug::AnswerFromRowAhead) {
             return Outcome::Ahead(place);
         }
-        match count(state, key.user, head, &nodes, &self.settings.counts) {
+        match count(&state, key.user, head, &nodes, &self.settings.counts) {
             Err(wanted) => Outcome::Missing(keys_of(key.channel, &wanted).collect()),
             Ok(counts) => {
                 self.counters.read_state_hits += 1;
                 self.counters.channel_hits += 1;
-                Outcome::Answer(answer(key, state, head, counts, at))
+                Outcome::Answer(answer(key, &state, head, counts, at))
             }
         }
     }
@@ -160,7 +160,6 @@ impl Partition {
         let (state, read_state_row) = self.read_states.explain(&key, self.now)?;
         let channel_row = self.channels.explain(key.channel, self.now)?;
         let (head, nodes) = self.channels.peek(key.channel)?;
-        let standing = self.standing();
         Some(Explanation {
             parts: parts(&state, key.user, head, &nodes, &self.settings.counts).ok()?,
             state,
@@ -168,8 +167,8 @@ impl Partition {
             channel_row,
             newest_seen: head.newest_seen,
             messages: head.pages.iter().map(|page| page.live).sum(),
-            applied: standing.applied,
-            durable: standing.durable,
+            applied: self.applied(),
+            durable: self.stored(),
         })
     }
 
@@ -196,12 +195,14 @@ impl Partition {
             return;
         }
         self.counters.handed_rows_taken += 1;
-        self.read_states
-            .put_loaded(question.key, Some(row.clone()), self.now);
+        let (key, row) = (question.key, Some(row.clone()));
+        let is_waited_for = self.queues.contains_key(&key.channel);
+        self.read_states.put_loaded(key, row, self.now, is_waited_for);
     }
 
     fn is_void(&self, stamp: Stamp) -> bool {
-        let void_up_to = self.rows_void_up_to.max(self.stamps_void_up_to);
+        let rows_void_up_to = self.rows_void_up_to.max(self.read_states.rows_void_up_to());
+        let void_up_to = rows_void_up_to.max(self.stamps_void_up_to);
         stamp.assignment != self.assignment || void_up_to.is_some_and(|void| stamp.at <= void)
     }
 }

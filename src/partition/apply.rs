@@ -1,6 +1,8 @@
 //! Applying a record: all nodes that it needs first, then one change for each read state.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+
+use smallvec::SmallVec;
 
 use super::Partition;
 use super::counters::Ignored;
@@ -37,15 +39,25 @@ enum Change {
     Begun,
 }
 
-/// What a record does to the read states of its channel, by user.
+/// What a record does to the read states of its channel. Most do something to one or two.
 #[derive(Default)]
-struct Changes {
-    by_user: BTreeMap<UserId, Vec<Change>>,
-}
+struct Changes(SmallVec<[(UserId, Change); 2]>);
 
 impl Changes {
     fn add(&mut self, user: UserId, change: Change) {
-        self.by_user.entry(user).or_default().push(change);
+        self.0.push((user, change));
+    }
+
+    /// Puts what is done to one user together, in the order in which it was added.
+    fn sort(&mut self) {
+        self.0.sort_by_key(|(user, _)| *user);
+    }
+
+    /// What is done to each user, once they are sorted.
+    fn by_user(&self) -> impl Iterator<Item = (UserId, &[(UserId, Change)])> {
+        self.0
+            .chunk_by(|a, b| a.0 == b.0)
+            .map(|changes| (changes[0].0, changes))
     }
 }
 
@@ -76,7 +88,7 @@ impl Partition {
         event: &EventKind,
     ) -> Result<(), Missing> {
         let Some((head, _)) = self.channels.peek(channel) else {
-            let mut missing = self.missing_read_states(channel, &users_named(event));
+            let mut missing = self.missing_read_states(channel, users_named(event));
             missing.push(LoadKey::Head(channel));
             return Err(missing);
         };
@@ -92,18 +104,18 @@ impl Partition {
             self.counters.ignore(Ignored::ChannelDeleted);
             return Ok(());
         }
-        let Some(Plan { changes, edits }) = self.plan(channel, at, event)? else {
+        let Some(Plan { mut changes, edits }) = self.plan(channel, at, event)? else {
             return Ok(());
         };
-        let users: Vec<UserId> = changes.by_user.keys().copied().collect();
-        let missing = self.missing_read_states(channel, &users);
+        changes.sort();
+        let missing = self.missing_read_states(channel, changes.by_user().map(|(user, _)| user));
         if !missing.is_empty() {
             return Err(missing);
         }
-        self.counters.read_state_hits += users.len() as u64;
+        self.counters.read_state_hits += changes.by_user().count() as u64;
         self.counters.channel_hits += 1;
         self.change_channel(channel, at, event, edits);
-        self.change_read_states(channel, at, changes);
+        self.change_read_states(channel, at, &changes);
         Ok(())
     }
 
@@ -296,7 +308,7 @@ impl Partition {
             changes.add(user, Change::Begun);
             return Ok(());
         }
-        let mut rewound = state.clone();
+        let mut rewound = state;
         let Some((head, nodes)) = self.channels.get(channel) else {
             return Err(vec![LoadKey::Head(channel)]);
         };
@@ -323,20 +335,20 @@ impl Partition {
         });
     }
 
-    fn change_read_states(&mut self, channel: ChannelId, at: LogPosition, changes: Changes) {
+    fn change_read_states(&mut self, channel: ChannelId, at: LogPosition, changes: &Changes) {
         let limits = self.settings.counts;
         let one_by_one = self.is_planted(Bug::TwoChangesOfOneRecord);
-        for (user, list) in changes.by_user {
+        for (user, list) in changes.by_user() {
             let key = ReadStateKey { user, channel };
             if one_by_one {
-                for change in list {
+                for (_, change) in list {
                     self.read_states
                         .change(key, at, self.now, |state| change.make(state, &limits));
                 }
                 continue;
             }
             let was_skipped = self.read_states.change(key, at, self.now, |state| {
-                for change in list {
+                for (_, change) in list {
                     change.make(state, &limits);
                 }
             });
@@ -396,18 +408,18 @@ impl Edit {
 }
 
 impl Change {
-    fn make(self, state: &mut ReadState, limits: &CountLimits) {
+    fn make(&self, state: &mut ReadState, limits: &CountLimits) {
         let has_left = state.membership == Membership::Left;
         match self {
-            Change::Authored(id) | Change::Read(id) if !has_left => state.read_up_to(id),
-            Change::Mentioned(id, everyone) => state.mentioned_by(id, everyone, limits.direct_mentions_max),
-            Change::NotMentioned(id) => state.not_mentioned_by(id),
-            Change::OwnChanged(id, everyone) => state.own_changed(id, everyone),
-            Change::OwnDeleted(id) => state.own_deleted(id),
-            Change::Rewound(rewound) => *state = *rewound,
+            Change::Authored(id) | Change::Read(id) if !has_left => state.read_up_to(*id),
+            Change::Mentioned(id, everyone) => state.mentioned_by(*id, *everyone, limits.direct_mentions_max),
+            Change::NotMentioned(id) => state.not_mentioned_by(*id),
+            Change::OwnChanged(id, everyone) => state.own_changed(*id, *everyone),
+            Change::OwnDeleted(id) => state.own_deleted(*id),
+            Change::Rewound(rewound) => *state = ReadState::clone(rewound),
             Change::Joined(newest) if state.membership != Membership::Joined => {
                 state.membership = Membership::Joined;
-                state.read_up_to(newest);
+                state.read_up_to(*newest);
             }
             Change::Left => state.leave(),
             Change::Authored(_) | Change::Read(_) | Change::Joined(_) | Change::Begun => {}

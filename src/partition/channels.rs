@@ -253,6 +253,15 @@ impl Channels {
         ))
     }
 
+    /// Looks at what a record of the channel will need, and gives something that depends on it.
+    pub fn touch(&self, channel: ChannelId) -> u64 {
+        let entry = self.heads.peek(&channel);
+        entry.map_or(0, |entry| {
+            let newest = entry.head.newest_block.messages.last();
+            newest.map_or(0, |message| message.id.0) ^ entry.head.newest_page.blocks.len() as u64
+        })
+    }
+
     /// How the head stands to the store.
     pub fn explain(&self, channel: ChannelId, now: Millis) -> Option<Row> {
         let entry = self.heads.peek(&channel)?;

@@ -102,18 +102,17 @@ pub fn keys_of(channel: ChannelId, wanted: &[Wanted]) -> impl Iterator<Item = Lo
 }
 
 /// The users that a record names itself: their read states are needed whatever the channel says.
-pub fn users_named(event: &EventKind) -> Vec<UserId> {
-    match event {
-        EventKind::MessageCreated { author, mentions, .. } => {
-            author.iter().chain(&*mentions.users).copied().collect()
-        }
-        EventKind::MessageUpdated { mentions, .. } => mentions.users.to_vec(),
+pub fn users_named(event: &EventKind) -> impl Iterator<Item = UserId> {
+    let (one, listed): (Option<&UserId>, &[UserId]) = match event {
+        EventKind::MessageCreated { author, mentions, .. } => (author.as_ref(), &mentions.users),
+        EventKind::MessageUpdated { mentions, .. } => (None, &mentions.users),
         EventKind::MessageRead { user, .. }
         | EventKind::MessageMarkedUnread { user, .. }
         | EventKind::MemberJoined { user }
-        | EventKind::MemberLeft { user } => vec![*user],
-        EventKind::MessageDeleted { .. } | EventKind::ChannelDeleted => Vec::new(),
-    }
+        | EventKind::MemberLeft { user } => (Some(user), &[]),
+        EventKind::MessageDeleted { .. } | EventKind::ChannelDeleted => (None, &[]),
+    };
+    one.into_iter().chain(listed).copied()
 }
 
 impl Partition {
@@ -151,23 +150,27 @@ impl Partition {
 
     /// Puts something at the end of its channel's queue, and asks in advance for what it is known to need.
     pub(super) fn enqueue(&mut self, channel: ChannelId, item: Item, out: &mut Vec<Effect>) {
-        let users = match &item {
+        let users: Vec<UserId> = match &item {
             Item::Record(at, event) => {
                 self.waiting.insert(*at);
-                users_named(event)
+                users_named(event).collect()
             }
             Item::Question(_, question) => question.user_to_load().into_iter().collect(),
         };
         self.queues.entry(channel).or_default().items.push_back(item);
         if self.pending_loads.len() < self.settings.loads_max {
-            let missing = self.missing_read_states(channel, &users);
+            let missing = self.missing_read_states(channel, users.into_iter());
             self.load_all(channel, missing, out);
         }
     }
 
     /// Which of these users' read states are not cached.
-    pub(super) fn missing_read_states(&self, channel: ChannelId, users: &[UserId]) -> Missing {
-        let keys = users.iter().map(|user| ReadStateKey { user: *user, channel });
+    pub(super) fn missing_read_states(
+        &self,
+        channel: ChannelId,
+        users: impl Iterator<Item = UserId>,
+    ) -> Missing {
+        let keys = users.map(|user| ReadStateKey { user, channel });
         keys.filter(|key| !self.read_states.contains(key))
             .map(LoadKey::ReadState)
             .collect()
@@ -219,7 +222,7 @@ impl Partition {
         match (key, row) {
             (LoadKey::ReadState(key), LoadedRow::ReadState(row)) => {
                 if self.channels.peek(channel).is_some() {
-                    self.read_states.put_loaded(key, row, self.now);
+                    self.read_states.put_loaded(key, row, self.now, true);
                 } else if let Some(queue) = self.queues.get_mut(&channel) {
                     queue.parked.push((key, row));
                 }
@@ -247,7 +250,7 @@ impl Partition {
         self.channels.put_loaded_head(channel, head, self.now);
         if let Some(queue) = self.queues.get_mut(&channel) {
             for (key, row) in std::mem::take(&mut queue.parked) {
-                self.read_states.put_loaded(key, row, self.now);
+                self.read_states.put_loaded(key, row, self.now, true);
             }
         }
     }
@@ -435,10 +438,10 @@ impl Partition {
         for item in queue.items.iter().take(room) {
             match item {
                 Item::Record(_, event) => {
-                    missing.extend(self.missing_read_states(channel, &users_named(event)))
+                    missing.extend(self.missing_read_states(channel, users_named(event)))
                 }
                 Item::Question(_, question) => {
-                    missing.extend(self.missing_read_states(channel, question.user_to_load().as_slice()));
+                    missing.extend(self.missing_read_states(channel, question.user_to_load().into_iter()));
                 }
             }
         }
@@ -450,6 +453,7 @@ impl Partition {
         let Some(queue) = self.queues.remove(&channel) else {
             return;
         };
+        self.read_states.release(channel);
         for (_, token) in queue.loading {
             self.pending_loads.remove(&token);
         }

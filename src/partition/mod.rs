@@ -6,12 +6,14 @@
 mod answers;
 mod apply;
 mod cache;
+mod changes;
 mod channels;
 mod counters;
 pub mod io;
 mod loads;
 mod read_states;
 mod requests;
+mod slab;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,14 +21,15 @@ use hashbrown::HashMap;
 
 pub use counters::{Counters, Ignored};
 use io::{Effect, Input, LoadToken, Millis, Write, WriteKey};
-use loads::{Pending, Queue};
+use loads::{Pending, Queue, users_named};
 use requests::{Later, Requests};
 
 use crate::model::channel::Shape;
 use crate::model::counts::CountLimits;
-use crate::model::ids::{ChannelId, LogPosition, Offset};
+use crate::model::event::Event;
+use crate::model::ids::{ChannelId, LogPosition, Offset, ReadStateKey};
 use crate::model::planted::{Bug, Planted};
-pub use read_states::STAMP_LIFE_MS;
+pub use read_states::{ReadStateCache, STAMP_LIFE_MS};
 
 /// How a partition behaves. The rows depend on `shape` and `counts`, so a deployment keeps these.
 #[derive(Clone, Copy, Debug)]
@@ -77,8 +80,6 @@ impl Default for Settings {
 /// What one partition may take of the instance's capacity. Changes as partitions come and go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// Cached read states.
-    pub read_states: usize,
     /// Cached heads, pages and blocks.
     pub channel_bytes: usize,
     /// Entries that are not in the store yet; above, no more records are wanted.
@@ -157,10 +158,11 @@ pub struct Partition {
 
 impl Partition {
     /// A partition whose records follow from just after `durable`, the stored position. It is live once it has taken
-    /// the record before `live_at`.
+    /// the record before `live_at`. Its read states are kept in `cache`, beside those of others.
     pub fn new(
         settings: Settings,
         share: Share,
+        cache: ReadStateCache,
         assignment: u64,
         durable: LogPosition,
         live_at: Offset,
@@ -183,7 +185,7 @@ impl Partition {
             live_at,
             position: durable,
             now: Millis::default(),
-            read_states: read_states::ReadStates::new(durable, settings.planted),
+            read_states: read_states::ReadStates::new(cache, durable, settings.planted),
             channels: channels::Channels::new(settings.planted),
             queues: HashMap::new(),
             pending_loads: HashMap::new(),
@@ -225,6 +227,20 @@ impl Partition {
             (Phase::CatchingUp | Phase::Live, Input::Drain) => self.phase = Phase::Draining,
             (Phase::Draining | Phase::Drained, Input::Drain) => {}
         }
+    }
+
+    /// Has the processor fetch what these records will need, for all of them at once: most of the time that a record
+    /// takes is spent on waiting for memory.
+    pub fn prefetch<'a>(&self, events: impl Iterator<Item = &'a Event>) {
+        let mut seen = 0;
+        for event in events {
+            for user in users_named(&event.kind) {
+                let channel = event.channel;
+                seen ^= self.read_states.touch(&ReadStateKey { user, channel });
+            }
+            seen ^= self.channels.touch(event.channel);
+        }
+        std::hint::black_box(seen);
     }
 
     /// Does what is due after a batch of inputs: writes, evictions. Call it after each batch and now and then.
@@ -273,19 +289,24 @@ impl Partition {
         self.position
     }
 
+    /// The last record taken that nothing before is waiting for.
+    pub fn applied(&self) -> LogPosition {
+        self.waiting.first().map_or(self.position, |first| first.before())
+    }
+
     /// What was counted so far.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// How the partition stands.
+    /// How the partition stands. Takes a while: for people, and not for each batch.
     pub fn standing(&self) -> Standing {
         let oldest = [
             self.read_states.oldest_change_at(),
             self.channels.oldest_change_at(),
         ];
         Standing {
-            applied: self.waiting.first().map_or(self.position, |first| first.before()),
+            applied: self.applied(),
             durable: self.position_stored,
             oldest_change_at: oldest.into_iter().flatten().min(),
             read_states_cached: self.read_states.len(),
@@ -384,7 +405,7 @@ impl Partition {
             }
         };
         while self.read_state_writes < self.settings.read_state_writes_max {
-            let Some((key, state)) = self.read_states.next_write(changed_by) else {
+            let Some((key, state)) = self.read_states.next_write(changed_by, self.now) else {
                 break;
             };
             self.read_state_writes += 1;
@@ -412,7 +433,7 @@ impl Partition {
     fn is_in_haste(&self) -> bool {
         self.phase >= Phase::Draining
             || self.dirty_len() > self.share.dirty / 2
-            || self.read_states.is_pressed(self.share.read_states)
+            || self.read_states.is_pressed()
             || self.channels.is_pressed(self.share.channel_bytes)
     }
 
@@ -440,16 +461,14 @@ impl Partition {
     fn evict(&mut self) {
         let queues = &self.queues;
         let is_waited_for = |channel: ChannelId| queues.contains_key(&channel);
-        let (read_states, fresh) = self
-            .read_states
-            .evict(self.share.read_states, self.now, is_waited_for);
-        let (channels, fresh_head) = self
-            .channels
-            .evict(self.share.channel_bytes, self.now, is_waited_for);
-        self.counters.read_states_evicted += read_states;
+        let (channels, is_head_fresh) =
+            self.channels
+                .evict(self.share.channel_bytes, self.now, is_waited_for);
+        let is_fresh = self.read_states.evict(self.now);
+        self.counters.read_states_evicted = self.read_states.evicted();
         self.counters.channels_evicted += channels;
-        if fresh || fresh_head {
-            self.counters.fresh_evictions += 1;
+        self.counters.fresh_evictions += u64::from(is_fresh || is_head_fresh);
+        if is_head_fresh {
             self.rows_void_up_to = Some(self.now);
         }
     }

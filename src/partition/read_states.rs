@@ -1,9 +1,14 @@
 //! The read states of a partition: those that are cached, and those that are not in the store yet.
 
+use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
+use std::rc::Rc;
 
-use super::cache::{InChannel, PinnedLru, Weigh};
+use hashbrown::HashMap;
+
+use super::changes::{Changes, Left};
 use super::io::{Kept, Millis, Row};
+use super::slab::{Slab, Slot, Tenant, Time};
 use crate::model::ids::{ChannelId, LogPosition, ReadStateKey, UserId};
 use crate::model::planted::{Bug, Planted};
 use crate::model::read_state::ReadState;
@@ -11,112 +16,159 @@ use crate::model::read_state::ReadState;
 /// How long the store may go on showing what was there before, to a read that began earlier: rows that an overview
 /// read are taken for so long, and new read states are added to it for so long.
 pub const STAMP_LIFE_MS: u64 = 5000;
+/// Channels that were forgotten, until their old entries are looked for.
+const FORGOTTEN_MAX: usize = 65_536;
+/// How often a channel is forgotten until then.
+const GENERATIONS_MAX: usize = 16;
 
-struct Entry {
-    state: ReadState,
-    /// When it was loaded or last acknowledged.
-    settled_at: Millis,
-    /// The store has a row of it.
-    stored: bool,
-    dirty: Option<Dirty>,
-}
+/// Room for read states that the partitions of a thread share: what one does not use is there for the others.
+#[derive(Clone)]
+pub struct ReadStateCache(Rc<RefCell<Slab>>);
 
-/// Changes that the store has not acknowledged.
-struct Dirty {
-    /// The oldest of them.
-    since: LogPosition,
-    /// When that was made.
-    changed_at: Millis,
-    in_flight: Option<InFlight>,
-}
-
-/// A write under way.
-struct InFlight {
-    applied: LogPosition,
-    /// The first change since it was sent.
-    next: Option<(LogPosition, Millis)>,
-}
-
-impl InChannel for ReadStateKey {
-    fn channel(&self) -> ChannelId {
-        self.channel
+impl ReadStateCache {
+    /// For so many.
+    pub fn new(capacity: usize) -> Self {
+        ReadStateCache(Rc::new(RefCell::new(Slab::new(capacity))))
     }
-}
 
-impl Weigh for Entry {
-    fn weight(&self) -> usize {
-        1
+    /// Keeps so many from now on.
+    pub fn set_capacity(&self, capacity: usize) {
+        self.0.borrow_mut().set_capacity(capacity);
     }
 }
 
 /// Cached read states, with write-behind. A changed one stays until the store has acknowledged it (invariant 7).
-#[derive(Default)]
 pub struct ReadStates {
-    cache: PinnedLru<ReadStateKey, Entry>,
-    /// First changes in the order they were made: when each is due. Entries that are no longer true are passed over.
-    queue: VecDeque<(Millis, LogPosition, ReadStateKey)>,
-    unacknowledged: BTreeSet<(LogPosition, ReadStateKey)>,
+    cache: ReadStateCache,
+    /// Whose entries the cached ones are. Those of a channel that was forgotten are of the next generation each time, so
+    /// that what was there before is not found any more.
+    generations: Vec<Tenant>,
+    /// Of channels that were forgotten: their generation.
+    forgotten: HashMap<ChannelId, usize>,
+    changes: Changes,
+    /// Entries that must not leave, by channel: something waits there.
+    held: HashMap<ChannelId, Vec<Slot>>,
     /// Read states of which a read of the store that is still used may not have shown a row.
     unseen: BTreeSet<(UserId, ChannelId)>,
     /// When those that are in the store by now can be taken out of `unseen`.
     seen_from: VecDeque<(Millis, ReadStateKey)>,
     /// What was durable when the partition was assigned: read states up to here were in the store before any stamp.
     stored_up_to: LogPosition,
+    /// Of generations that are over.
+    evicted_before: u64,
     planted: Planted,
 }
 
+impl Drop for ReadStates {
+    fn drop(&mut self) {
+        let mut slab = self.cache.0.borrow_mut();
+        slab.let_go(self.changes.slots());
+        for tenant in &self.generations {
+            slab.dismiss(*tenant);
+        }
+    }
+}
+
 impl ReadStates {
-    pub fn new(durable: LogPosition, planted: Planted) -> Self {
+    pub fn new(cache: ReadStateCache, durable: LogPosition, planted: Planted) -> Self {
+        let first = cache.0.borrow_mut().admit();
         ReadStates {
+            cache,
+            generations: vec![first],
+            forgotten: HashMap::new(),
+            changes: Changes::default(),
+            held: HashMap::new(),
+            unseen: BTreeSet::new(),
+            seen_from: VecDeque::new(),
             stored_up_to: durable,
+            evicted_before: 0,
             planted,
-            ..ReadStates::default()
         }
     }
 
-    pub fn get(&mut self, key: &ReadStateKey) -> Option<&ReadState> {
-        self.cache.get(key).map(|entry| &entry.state)
+    fn tenant_of(&self, channel: ChannelId) -> Tenant {
+        if self.forgotten.is_empty() {
+            return self.generations[0];
+        }
+        self.generations[self.forgotten.get(&channel).copied().unwrap_or(0)]
+    }
+
+    fn peek(&self, key: &ReadStateKey) -> Option<Slot> {
+        self.cache.0.borrow().peek(self.tenant_of(key.channel), key)
+    }
+
+    pub fn get(&mut self, key: &ReadStateKey) -> Option<ReadState> {
+        let tenant = self.tenant_of(key.channel);
+        let mut slab = self.cache.0.borrow_mut();
+        let slot = slab.find(tenant, key)?;
+        Some(slab.state(slot))
+    }
+
+    /// Looks where it will be looked for, and gives something that depends on it.
+    pub fn touch(&self, key: &ReadStateKey) -> u64 {
+        self.cache.0.borrow().touch(key)
     }
 
     pub fn contains(&self, key: &ReadStateKey) -> bool {
-        self.cache.peek(key).is_some()
+        self.peek(key).is_some()
     }
 
     /// The read state, and how it stands to the store.
     pub fn explain(&self, key: &ReadStateKey, now: Millis) -> Option<(ReadState, Row)> {
-        let entry = self.cache.peek(key)?;
-        let (kept, since) = match &entry.dirty {
-            Some(Dirty {
-                in_flight: Some(_),
-                changed_at,
-                ..
-            }) => (Kept::Writing, *changed_at),
-            Some(dirty) => (Kept::Changed, dirty.changed_at),
-            None if entry.stored => (Kept::Stored, entry.settled_at),
-            None => (Kept::Nowhere, entry.settled_at),
+        let slot = self.peek(key)?;
+        let slab = self.cache.0.borrow();
+        let (kept, since) = match slab.change_of(slot) {
+            Some(change) if self.changes.is_in_flight(slot) => {
+                (Kept::Writing, self.changes.changed_at(change))
+            }
+            Some(change) => (Kept::Changed, self.changes.changed_at(change)),
+            None if slab.is_stored(slot) => (Kept::Stored, slab.settled_at(slot)),
+            None => (Kept::Nowhere, slab.settled_at(slot)),
         };
         let row = Row {
-            applied: entry.state.applied,
+            applied: slab.applied(slot),
             kept,
-            age_ms: now.0.saturating_sub(since.0),
+            age_ms: now.0.saturating_sub(since.millis().0),
         };
-        Some((entry.state.clone(), row))
+        Some((slab.state(slot), row))
     }
 
     /// Takes a row as the store has it. Another owner may have written it just now, after an overview read the store.
-    pub fn put_loaded(&mut self, key: ReadStateKey, row: Option<ReadState>, now: Millis) {
+    /// Where something waits in the channel it stays until [`ReadStates::release`].
+    pub fn put_loaded(
+        &mut self,
+        key: ReadStateKey,
+        row: Option<ReadState>,
+        now: Millis,
+        is_waited_for: bool,
+    ) {
         let is_later = |row: &ReadState| row.applied > self.stored_up_to;
         if row.as_ref().is_some_and(is_later) && !self.planted.is(Bug::OverviewFromStoreOnly) {
             self.unseen.insert((key.user, key.channel));
             self.seen_from.push_back((Millis(now.0 + STAMP_LIFE_MS), key));
         }
-        let entry = Entry {
-            stored: row.is_some(),
-            state: row.unwrap_or_default(),
-            settled_at: now,
-            dirty: None,
+        let (tenant, known) = (self.tenant_of(key.channel), self.peek(&key));
+        let mut slab = self.cache.0.borrow_mut();
+        if let Some(slot) = known {
+            slab.remove(slot);
+        }
+        let is_stored = row.is_some();
+        let slot = slab.insert(tenant, &key, &row.unwrap_or_default(), is_stored, Time::at(now));
+        if is_waited_for {
+            slab.hold(slot);
+            self.held.entry(key.channel).or_default().push(slot);
+        }
+    }
+
+    /// Nothing waits in the channel any more.
+    pub fn release(&mut self, channel: ChannelId) {
+        let Some(slots) = self.held.remove(&channel) else {
+            return;
         };
-        self.cache.put(key, entry, false);
+        let mut slab = self.cache.0.borrow_mut();
+        for slot in slots {
+            slab.release(slot);
+        }
     }
 
     /// Makes the one change of the record at `at` to a read state, which must be cached. Skipped if the row has it
@@ -128,166 +180,163 @@ impl ReadStates {
         now: Millis,
         change: impl FnOnce(&mut ReadState),
     ) -> bool {
-        let planted = self.planted;
-        let outcome = self.cache.update(&key, |entry| {
-            if entry.state.applied >= at && !planted.is(Bug::ReplayNotSkipped) {
-                return Outcome::Skipped;
-            }
-            let mut next = entry.state.clone();
-            change(&mut next);
-            if entry.state.exists() && next == entry.state {
-                return Outcome::Unchanged;
-            }
-            next.applied = at;
-            entry.state = next;
-            let stored = entry.stored;
-            match &mut entry.dirty {
-                None => {
-                    entry.dirty = Some(Dirty {
-                        since: at,
-                        changed_at: now,
-                        in_flight: None,
-                    });
-                    Outcome::FirstChange { stored }
-                }
-                Some(Dirty {
-                    in_flight: Some(in_flight),
-                    ..
-                }) => {
-                    in_flight.next.get_or_insert((at, now));
-                    Outcome::Unchanged
-                }
-                Some(_) => Outcome::Unchanged,
-            }
-        });
-        match outcome.unwrap_or_else(|| unreachable!("{key:?} is changed but not cached")) {
-            Outcome::Skipped => return true,
-            Outcome::Unchanged => {}
-            Outcome::FirstChange { stored } => {
-                self.cache.pin(&key);
-                self.queue.push_back((now, at, key));
-                self.unacknowledged.insert((at, key));
-                if !stored && !self.planted.is(Bug::OverviewFromStoreOnly) {
-                    self.unseen.insert((key.user, key.channel));
-                }
-            }
+        let tenant = self.tenant_of(key.channel);
+        let mut slab = self.cache.0.borrow_mut();
+        let Some(slot) = slab.find(tenant, &key) else {
+            unreachable!("{key:?} is changed but not cached");
+        };
+        if slab.applied(slot) >= at && !self.planted.is(Bug::ReplayNotSkipped) {
+            return true;
+        }
+        let before = slab.state(slot);
+        let mut next = before.clone();
+        change(&mut next);
+        if before.exists() && next == before {
+            return false;
+        }
+        next.applied = at;
+        slab.set_state(slot, &next);
+        if slab.change_of(slot).is_some() {
+            self.changes.change_again(slot, at, Time::at(now));
+            return false;
+        }
+        let number = self.changes.add(at, Time::at(now), slot);
+        slab.set_changed(slot, number);
+        if !slab.is_stored(slot) && !self.planted.is(Bug::OverviewFromStoreOnly) {
+            self.unseen.insert((key.user, key.channel));
         }
         false
     }
 
     /// The next row to write whose first change was made at or before `changed_by`.
-    pub fn next_write(&mut self, changed_by: Millis) -> Option<(ReadStateKey, ReadState)> {
-        while let Some((changed_at, since, key)) = self.queue.front().copied() {
-            let waiting = self.cache.peek(&key).and_then(|entry| entry.dirty.as_ref());
-            if !waiting.is_some_and(|dirty| dirty.since == since && dirty.in_flight.is_none()) {
-                self.queue.pop_front();
-                continue;
+    pub fn next_write(&mut self, changed_by: Millis, now: Millis) -> Option<(ReadStateKey, ReadState)> {
+        while let Some(due) = self.changes.next_due(Time::before(changed_by)) {
+            let mut slab = self.cache.0.borrow_mut();
+            let (tenant, key) = slab.owner(due.slot);
+            if tenant == self.tenant_of(key.channel) {
+                let state = slab.state(due.slot);
+                self.changes.sent(&due, state.applied);
+                return Some((key, state));
             }
-            if changed_at > changed_by {
-                return None;
+            self.changes.dropped(&due);
+            if !slab.is_stored(due.slot) {
+                self.seen_from.push_back((Millis(now.0 + STAMP_LIFE_MS), key));
             }
-            self.queue.pop_front();
-            return self.cache.update(&key, |entry| {
-                if let Some(dirty) = &mut entry.dirty {
-                    dirty.in_flight = Some(InFlight {
-                        applied: entry.state.applied,
-                        next: None,
-                    });
-                }
-                (key, entry.state.clone())
-            });
+            slab.remove(due.slot);
         }
         None
     }
 
     /// The store has the row as it was at `applied`. Ignored if no such write is under way any more.
     pub fn written(&mut self, key: ReadStateKey, applied: LogPosition, now: Millis) {
-        let planted = self.planted;
-        let acknowledged = self.cache.update(&key, |entry| {
-            let dirty = entry.dirty.as_mut()?;
-            let in_flight = dirty
-                .in_flight
-                .take_if(|in_flight| in_flight.applied == applied)?;
-            let since = dirty.since;
-            let first_write = !std::mem::replace(&mut entry.stored, true);
-            entry.settled_at = now;
-            let next = in_flight.next.filter(|_| !planted.is(Bug::AckClearsNewerChange));
-            entry.dirty = next.map(|(since, changed_at)| Dirty {
-                since,
-                changed_at,
-                in_flight: None,
-            });
-            Some((since, next, first_write))
-        });
-        let Some((since, next, first_write)) = acknowledged.flatten() else {
+        let Some(slot) = self.peek(&key) else {
             return;
         };
-        self.unacknowledged.remove(&(since, key));
-        match next {
-            None => self.cache.unpin(&key),
-            Some((since, changed_at)) => {
-                self.queue.push_back((changed_at, since, key));
-                self.unacknowledged.insert((since, key));
-            }
+        let keeps_newer = !self.planted.is(Bug::AckClearsNewerChange);
+        let Some(left) = self.changes.written(slot, applied, keeps_newer) else {
+            return;
+        };
+        let mut slab = self.cache.0.borrow_mut();
+        match left {
+            Left::Nothing => slab.set_settled(slot, Time::at(now)),
+            Left::Change(number) => slab.set_changed(slot, number),
         }
-        if first_write {
+        if !slab.is_stored(slot) {
+            slab.set_stored(slot);
             self.seen_from.push_back((Millis(now.0 + STAMP_LIFE_MS), key));
         }
     }
 
     /// Drops all rows of a channel, changed ones too: the store has them, and further (invariant 8).
     pub fn forget_channel(&mut self, channel: ChannelId, now: Millis) {
-        for key in self.cache.keys_in(channel) {
-            let Some(entry) = self.cache.remove(&key) else {
-                continue;
-            };
-            if let Some(dirty) = entry.dirty {
-                self.unacknowledged.remove(&(dirty.since, key));
-            }
-            if !entry.stored {
+        self.release(channel);
+        if self.len() == 0 {
+            return;
+        }
+        let tenant = self.tenant_of(channel);
+        let mut slab = self.cache.0.borrow_mut();
+        let under_way = self.changes.forget_in_flight(|slot| {
+            let (owner, key) = slab.owner(slot);
+            owner == tenant && key.channel == channel
+        });
+        for slot in under_way {
+            let (_, key) = slab.owner(slot);
+            if !slab.is_stored(slot) {
                 self.seen_from.push_back((Millis(now.0 + STAMP_LIFE_MS), key));
             }
+            slab.remove(slot);
+        }
+        let generation = self.forgotten.entry(channel).or_default();
+        *generation += 1;
+        if *generation == self.generations.len() {
+            self.generations.push(slab.admit());
+        }
+        let is_enough = *generation == GENERATIONS_MAX || self.forgotten.len() > FORGOTTEN_MAX;
+        drop(slab);
+        if is_enough {
+            self.clear_out(now);
         }
     }
 
-    /// Evicts until at most `capacity` are cached, as far as clean ones go that no record waits for. Returns how many
-    /// were evicted, and whether one of them was so fresh that rows read from the store before now can't be trusted.
-    pub fn evict(
-        &mut self,
-        capacity: usize,
-        now: Millis,
-        is_waited_for: impl Fn(ChannelId) -> bool,
-    ) -> (u64, bool) {
-        let (mut evicted, mut fresh) = (0, false);
-        let mut kept = Vec::new();
-        while self.cache.len() + kept.len() > capacity {
-            if self.planted.is(Bug::DirtyEvicted) && self.cache.pinned_len() > 0 {
-                self.evict_dirty();
+    /// Takes out what was forgotten, and makes what is left one generation. Takes time in proportion to the cache.
+    fn clear_out(&mut self, now: Millis) {
+        let mut slab = self.cache.0.borrow_mut();
+        let slots: Vec<Slot> = slab.slots().collect();
+        for slot in slots {
+            let (tenant, key) = slab.owner(slot);
+            if !self.generations.contains(&tenant) {
+                continue;
             }
-            let Some((key, entry)) = self.cache.pop_coldest() else {
-                break;
-            };
-            if is_waited_for(key.channel) {
-                kept.push((key, entry));
-                if kept.len() >= WAITED_FOR_SKIPPED_MAX {
-                    break;
-                } else {
-                    continue;
+            if tenant == self.tenant_of(key.channel) {
+                slab.hand_over(slot, self.generations[0]);
+                continue;
+            }
+            if let Some(change) = slab.change_of(slot) {
+                self.changes.abandon(change);
+                if !slab.is_stored(slot) {
+                    self.seen_from.push_back((Millis(now.0 + STAMP_LIFE_MS), key));
                 }
             }
-            evicted += 1;
-            fresh |= entry.settled_at.0 + STAMP_LIFE_MS > now.0;
+            slab.remove(slot);
         }
-        for (key, entry) in kept {
-            self.cache.put(key, entry, false);
+        for tenant in self.generations.drain(1..) {
+            self.evicted_before += slab.evicted_of(tenant);
+            slab.dismiss(tenant);
         }
-        (evicted, fresh)
+        self.forgotten.clear();
+    }
+
+    /// Lets what nobody used leave, as far as it is in the store and nothing waits for it, until no more is cached than
+    /// there is room for. It may be another partition's. Returns whether so fresh an entry left that rows read from the
+    /// store before now can't be trusted.
+    pub fn evict(&mut self, now: Millis) -> bool {
+        if self.planted.is(Bug::DirtyEvicted) && self.cache.0.borrow().is_overfull() {
+            self.evict_dirty();
+        }
+        self.cache.0.borrow_mut().evict(now).is_fresh
     }
 
     fn evict_dirty(&mut self) {
-        if let Some((_, key)) = self.unacknowledged.pop_first() {
-            self.cache.remove(&key);
+        if let Some(due) = self.changes.next_due(Time::before(Millis(u64::MAX))) {
+            self.changes.dropped(&due);
+            self.cache.0.borrow_mut().remove(due.slot);
         }
+    }
+
+    /// Rows that were read from the store up to here may be older than what was cached and evicted since.
+    pub fn rows_void_up_to(&self) -> Option<Millis> {
+        self.cache.0.borrow().fresh_evicted_at()
+    }
+
+    /// How many were evicted.
+    pub fn evicted(&self) -> u64 {
+        let slab = self.cache.0.borrow();
+        let now: u64 = self
+            .generations
+            .iter()
+            .map(|tenant| slab.evicted_of(*tenant))
+            .sum();
+        self.evicted_before + now
     }
 
     /// Channels in which the user has a read state that a read of the store may not have shown.
@@ -311,7 +360,8 @@ impl ReadStates {
     /// Lets time pass.
     pub fn tick(&mut self, now: Millis) {
         while let Some((_, key)) = self.seen_from.pop_front_if(|(from, _)| *from < now) {
-            if self.cache.peek(&key).is_none_or(|entry| entry.stored) {
+            let is_stored = |slot| self.cache.0.borrow().is_stored(slot);
+            if self.peek(&key).is_none_or(is_stored) {
                 self.unseen.remove(&(key.user, key.channel));
             }
         }
@@ -319,54 +369,43 @@ impl ReadStates {
 
     /// The oldest change that is not acknowledged.
     pub fn oldest_unacknowledged(&self) -> Option<LogPosition> {
-        self.unacknowledged.first().map(|(since, _)| *since)
+        self.changes.oldest()
     }
 
     /// When the oldest change that waits to be written was made.
     pub fn oldest_change_at(&self) -> Option<Millis> {
-        let (_, key) = self.unacknowledged.first()?;
-        Some(self.cache.peek(key)?.dirty.as_ref()?.changed_at)
+        self.changes.oldest_changed_at().map(Time::millis)
     }
 
     /// How many are changed and not acknowledged.
     pub fn dirty_len(&self) -> usize {
-        self.unacknowledged.len()
+        self.changes.len()
     }
 
     /// How many are cached.
     pub fn len(&self) -> usize {
-        self.cache.len()
+        let slab = self.cache.0.borrow();
+        self.generations.iter().map(|tenant| slab.len_of(*tenant)).sum()
     }
 
-    /// Whether more than `capacity` are cached and nothing of it can leave before it is written.
-    pub fn is_pressed(&self, capacity: usize) -> bool {
-        self.cache.len() > capacity && self.cache.pinned_len() > 0
+    /// Whether more are cached than there is room for, and something of it can leave once it is written.
+    pub fn is_pressed(&self) -> bool {
+        self.changes.len() > 0 && self.cache.0.borrow().is_overfull()
     }
 
     /// Checks what must always hold; for tests.
     pub fn check(&self) {
-        let dirty = self
-            .cache
-            .keys()
-            .filter(|key| self.cache.peek(key).is_some_and(|entry| entry.dirty.is_some()));
-        assert_eq!(
-            dirty.count(),
-            self.unacknowledged.len(),
-            "each changed read state is in the frontier once"
-        );
-        assert_eq!(
-            self.cache.pinned_len(),
-            self.unacknowledged.len(),
-            "what is pinned is what is changed"
-        );
+        let slab = self.cache.0.borrow();
+        let is_own = |slot: &Slot| self.generations.contains(&slab.owner(*slot).0);
+        let mut changed: Vec<Slot> = slab
+            .slots()
+            .filter(is_own)
+            .filter(|slot| slab.change_of(*slot).is_some())
+            .collect();
+        let mut noted: Vec<Slot> = self.changes.slots().collect();
+        changed.sort_unstable();
+        noted.sort_unstable();
+        assert_eq!(changed, noted, "each changed read state is noted once");
+        assert_eq!(noted.len(), self.changes.len(), "as many as are counted");
     }
-}
-
-/// How many entries that something waits for an eviction passes over before it gives up for now.
-const WAITED_FOR_SKIPPED_MAX: usize = 16;
-
-enum Outcome {
-    Skipped,
-    Unchanged,
-    FirstChange { stored: bool },
 }

@@ -7,7 +7,7 @@ use prost::Message;
 use super::UserRows;
 use super::error::QueryError;
 use crate::model::ids::{ChannelId, LogPosition, MAX_ID, MessageId, PartitionId, UserId};
-use crate::model::read_state::{Membership, ReadState, Remembered};
+use crate::model::read_state::{Membership, ReadState, Remembered, RememberedList};
 use crate::partition::io::{Millis, Stamp};
 use crate::wire::partitioner::partition_of;
 // The generated code finds the schema that it imports by this name.
@@ -237,7 +237,7 @@ fn remembered(message: &Remembered) -> wire::Remembered {
 }
 
 fn state(row: wire::Row) -> Result<(ChannelId, ReadState), QueryError> {
-    let remembered = |messages: Vec<wire::Remembered>| -> Vec<Remembered> {
+    let remembered = |messages: Vec<wire::Remembered>| -> RememberedList {
         messages
             .into_iter()
             .map(|message| Remembered {
@@ -306,7 +306,8 @@ mod tests {
             own: vec![Remembered {
                 id: MessageId(9),
                 everyone: true,
-            }],
+            }]
+            .into(),
             forgotten: MessageId(6),
             own_unknown: MessageId(8),
         }

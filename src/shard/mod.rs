@@ -43,7 +43,9 @@ const QUEUED_RECORDS_MAX: usize = 8192;
 pub struct ShardSettings {
     /// Of each partition.
     pub partition: Settings,
-    /// The capacity of the instance, shared out over its partitions.
+    /// Read states cached in the instance, shared out over its threads.
+    pub read_states: usize,
+    /// The capacity of the instance for the rest, shared out over its partitions.
     pub capacity: Share,
     /// What records may be like.
     pub records: RecordLimits,
@@ -171,15 +173,10 @@ impl Shards {
                 confirmation: Arc::clone(&confirmation),
                 store_health: Arc::clone(&store_health),
             };
-            let worker = worker::Worker::new(
-                receiver,
-                Arc::new(runner),
-                Arc::downgrade(&inner),
-                &inner.settings,
-            );
+            let (shards, settings) = (Arc::downgrade(&inner), inner.settings.clone());
             std::thread::Builder::new()
                 .name(format!("shard-{index}"))
-                .spawn(move || worker.run())?;
+                .spawn(move || worker::Worker::new(receiver, Arc::new(runner), shards, settings).run())?;
         }
         Ok(Shards { inner })
     }
@@ -282,14 +279,9 @@ impl Inner {
     }
 
     fn share_out(&self, owned: &BTreeMap<PartitionId, Ownership>) -> Share {
-        let Share {
-            read_states,
-            channel_bytes,
-            dirty,
-        } = self.settings.capacity;
+        let Share { channel_bytes, dirty } = self.settings.capacity;
         let partitions = owned.len().max(1);
         let share = Share {
-            read_states: read_states / partitions,
             channel_bytes: channel_bytes / partitions,
             dirty: (dirty / partitions).max(1),
         };

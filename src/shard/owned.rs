@@ -11,9 +11,10 @@ use super::intake::{Intake, Next};
 use super::progress::{Found, Progress, STUCK_AFTER};
 use super::taken::Taken;
 use super::{Asked, Assign, DeadLetterSink, PartitionReport, ShardSettings, Totals};
+use crate::model::event::Event;
 use crate::model::ids::{LogPosition, Offset, PartitionId};
 use crate::partition::io::{Effect, Get, Input, Millis, Overview, Reply, RequestId};
-use crate::partition::{Partition, Phase, Share};
+use crate::partition::{Partition, Phase, ReadStateCache, Share};
 use crate::query::{Status, Unanswered};
 use crate::store::Store;
 
@@ -33,6 +34,8 @@ pub struct Owned {
     /// Dropped with the partition, which ends what goes on for it.
     _owned: watch::Sender<()>,
     intake: Intake,
+    /// Taken from there, and applied at once.
+    events: Vec<(Offset, Event)>,
     /// Taken once all records before it are.
     pending_end: Option<Offset>,
     /// The offset that comes next at the end of the log, as last seen.
@@ -61,7 +64,7 @@ pub struct News {
 }
 
 impl Owned {
-    pub fn new(assign: &Assign, settings: &ShardSettings) -> Self {
+    pub fn new(assign: &Assign, settings: &ShardSettings, cache: ReadStateCache) -> Self {
         let Assign {
             partition: id,
             assignment,
@@ -72,7 +75,7 @@ impl Owned {
             witness,
         } = assign;
         let (_owned, gone) = watch::channel(());
-        let partition = Partition::new(settings.partition, *share, *assignment, *durable, *live_at);
+        let partition = Partition::new(settings.partition, *share, cache, *assignment, *durable, *live_at);
         Owned {
             partition,
             _owned,
@@ -89,6 +92,7 @@ impl Owned {
                 settings.records,
                 Arc::clone(queued),
             ),
+            events: Vec::with_capacity(RECORDS_AT_ONCE_MAX),
             pending_end: None,
             end_seen: Some(*live_at),
             records_beyond: None,
@@ -118,7 +122,6 @@ impl Owned {
     /// How it stands, if that is not what was taken the last time. It changes by records as well as by what comes back
     /// from the store and the dead letters.
     pub fn take_news(&mut self) -> Option<News> {
-        let standing = self.partition.standing();
         let is_live = match self.partition.phase() {
             Phase::CatchingUp => false,
             Phase::Live => true,
@@ -127,8 +130,8 @@ impl Owned {
         };
         let news = Some(News {
             is_live,
-            durable: standing.durable,
-            stuck_at: self.progress.is_stuck().then_some(standing.applied),
+            durable: self.partition.stored(),
+            stuck_at: self.progress.is_stuck().then(|| self.partition.applied()),
         });
         (std::mem::replace(&mut self.told, news) != news)
             .then_some(news)
@@ -171,32 +174,36 @@ impl Owned {
         if self.drained.is_some() || self.partition.is_congested() {
             return false;
         }
-        let mut taken = 0;
-        while taken < RECORDS_AT_ONCE_MAX {
+        let mut unusable = None;
+        while self.events.len() < RECORDS_AT_ONCE_MAX {
             match self.intake.next() {
-                Next::Event(offset, event) => {
-                    if let Some(taken) = &mut self.taken {
-                        taken.add(offset);
-                    }
-                    self.partition.handle(
-                        now,
-                        Input::Record {
-                            offset,
-                            event: Some(event),
-                        },
-                        effects,
-                    );
+                Next::Event(offset, event) => self.events.push((offset, event)),
+                Next::Unusable(offset, letter) => {
+                    unusable = Some((offset, letter));
+                    break;
                 }
-                Next::Unusable(offset, letter) => runner.send_dead_letter(&self.origin, offset, *letter),
                 Next::Nothing => break,
             }
-            taken += 1;
+        }
+        let took_any = !self.events.is_empty() || unusable.is_some();
+        self.partition
+            .prefetch(self.events.iter().map(|(_, event)| event));
+        for (offset, event) in self.events.drain(..) {
+            if let Some(taken) = &mut self.taken {
+                taken.add(offset);
+            }
+            let event = Some(event);
+            self.partition
+                .handle(now, Input::Record { offset, event }, effects);
+        }
+        if let Some((offset, letter)) = unusable {
+            runner.send_dead_letter(&self.origin, offset, *letter);
         }
         let is_at_end = self.intake.len() == 0 && !self.intake.is_sending();
         if let Some(next) = self.pending_end.take_if(|_| is_at_end) {
             self.partition.handle(now, Input::CaughtUp { next }, effects);
         }
-        taken > 0
+        took_any
     }
 
     /// The dead letter at this offset is safe: the stream goes on past it.
@@ -324,7 +331,7 @@ impl Owned {
                 }
                 Effect::Drained => {
                     if let Some(done) = self.drained.take() {
-                        let _ = done.send(self.partition.standing().durable);
+                        let _ = done.send(self.partition.stored());
                     }
                 }
             }

@@ -10,6 +10,7 @@ use super::effects::Runner;
 use super::owned::Owned;
 use super::{Asked, DeadLetterSink, Inner, Message, Report, ShardSettings, Totals};
 use crate::model::ids::PartitionId;
+use crate::partition::ReadStateCache;
 use crate::partition::io::{Effect, Millis};
 use crate::query::Unanswered;
 use crate::store::Store;
@@ -26,6 +27,8 @@ pub struct Worker<S, D> {
     runner: Arc<Runner<S, D>>,
     shards: Weak<Inner>,
     settings: ShardSettings,
+    /// What its partitions share.
+    cache: ReadStateCache,
     owned: BTreeMap<PartitionId, Owned>,
     /// What partitions counted that were given up.
     retired: Totals,
@@ -41,16 +44,16 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
         inbox: Receiver<Message>,
         runner: Arc<Runner<S, D>>,
         shards: Weak<Inner>,
-        settings: &ShardSettings,
+        settings: ShardSettings,
     ) -> Self {
-        let settings = settings.clone();
-        let owned = BTreeMap::new();
+        let read_states = settings.read_states.div_ceil(settings.threads);
         Worker {
             inbox,
             runner,
             shards,
             settings,
-            owned,
+            cache: ReadStateCache::new(read_states),
+            owned: BTreeMap::new(),
             retired: Totals::default(),
             effects: Vec::new(),
             started: Instant::now(),
@@ -101,7 +104,7 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
         let effects = &mut self.effects;
         match message {
             Message::Assign(assign) => {
-                let mut owned = Owned::new(&assign, &self.settings);
+                let mut owned = Owned::new(&assign, &self.settings, self.cache.clone());
                 tell(&self.shards, &mut owned);
                 self.runner.keep_looking(owned.origin());
                 if let Some(former) = self.owned.insert(assign.partition, owned) {

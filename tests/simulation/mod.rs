@@ -18,7 +18,7 @@ use readstates::model::channel::Shape;
 use readstates::model::counts::CountLimits;
 use readstates::model::ids::{LogPosition, Offset};
 use readstates::model::planted::Planted;
-use readstates::partition::{Partition, Settings, Share};
+use readstates::partition::{Partition, ReadStateCache, Settings, Share};
 
 use log::Log;
 use profile::Profile;
@@ -114,7 +114,6 @@ fn settings_of(profile: &Profile, options: Options) -> Settings {
 
 fn share_of(profile: &Profile) -> Share {
     Share {
-        read_states: profile.read_states_max,
         channel_bytes: profile.channel_bytes_max,
         dirty: profile.dirty_max,
     }
@@ -123,6 +122,7 @@ fn share_of(profile: &Profile) -> Share {
 fn start_partition(
     profile: &Profile,
     options: Options,
+    cache: ReadStateCache,
     assignment: u64,
     from: LogPosition,
     live_at: Offset,
@@ -130,6 +130,7 @@ fn start_partition(
     Partition::new(
         settings_of(profile, options),
         share_of(profile),
+        cache,
         assignment,
         from,
         live_at,

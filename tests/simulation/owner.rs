@@ -4,15 +4,23 @@ use std::collections::BTreeMap;
 
 use readstates::model::ids::{ChannelId, Offset, ReadStateKey, UserId};
 use readstates::model::read_state::ReadState;
-use readstates::partition::Partition;
 use readstates::partition::io::{
     Effect, LoadKey, LoadToken, LoadedRow, Millis, RequestId, Stamp, Write, WriteKey,
 };
+use readstates::partition::{Partition, ReadStateCache};
 
 use super::judge::Count;
 
 /// A step of the run.
 pub type StepNumber = u64;
+
+/// What the owners share that follow one another in one process.
+#[derive(Clone)]
+pub struct Process {
+    /// How far its clock is off.
+    pub clock_ms: u64,
+    pub cache: ReadStateCache,
+}
 
 pub struct Owner {
     /// The number of its assignment.
@@ -30,8 +38,7 @@ pub struct Owner {
     pub flights: Vec<(StepNumber, Flight)>,
     pub requests: BTreeMap<RequestId, Request>,
     pub overviews: Vec<OverviewTask>,
-    /// How far its clock is off.
-    pub clock_ms: u64,
+    pub process: Process,
     /// A load failed, so that answers may be as of an earlier place.
     pub load_failed: bool,
     /// Since when some load has been under way.
@@ -127,6 +134,6 @@ pub struct OverviewTask {
 impl Owner {
     /// Its clock.
     pub fn clock(&self, now_ms: u64) -> Millis {
-        Millis(now_ms + self.clock_ms)
+        Millis(now_ms + self.process.clock_ms)
     }
 }

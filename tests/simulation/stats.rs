@@ -36,6 +36,7 @@ stats! {
     SourcePaused,
     SourceResumed,
     ShareChanged,
+    ProcessOwnsAgain,
     CaughtUp,
     // What the store does.
     LoadOfReadState,

@@ -5,12 +5,12 @@ mod ending;
 mod storing;
 
 use readstates::model::ids::{LogPosition, Offset};
-use readstates::partition::Phase;
 use readstates::partition::io::{Effect, Input, RequestId, Write};
+use readstates::partition::{Phase, ReadStateCache};
 
 use super::judge::{Count, Evidence, Judge};
 use super::log::{Epoch, Log, to_model};
-use super::owner::{Flight, Owner};
+use super::owner::{Flight, Owner, Process};
 use super::profile::{Profile, Step};
 use super::rng::Rng;
 use super::stats::{Stat, Stats};
@@ -32,6 +32,8 @@ pub struct World<'a> {
     store: FakeStore,
     /// The newest is the rightful owner, if there is one.
     owners: Vec<Owner>,
+    /// That of the owner that ended last: it may own the partition again.
+    ended: Option<Process>,
     /// Writes that timed out, or whose sender died, and land some time or never.
     late: Vec<(u64, Write)>,
     late_positions: Vec<LogPosition>,
@@ -63,6 +65,7 @@ impl<'a> World<'a> {
             options,
             store: FakeStore::new(profile.bytes_percent, rng),
             owners: Vec::new(),
+            ended: None,
             late: Vec::new(),
             late_positions: Vec::new(),
             epoch: 0,
@@ -175,13 +178,20 @@ impl<'a> World<'a> {
                 stored
             }
         };
-        let clock_ms = self.rng.below(100_000);
+        let process = self.a_process();
         let taken = self.count_at(from);
         let live_at = Offset(self.rng.below(epoch.end + 1));
         self.trace(|| format!("owner {} starts from {from} ({taken} records)", self.last_owner));
         self.owners.push(Owner {
             id: self.last_owner,
-            partition: start_partition(self.profile, self.options, self.last_owner, from, live_at),
+            partition: start_partition(
+                self.profile,
+                self.options,
+                process.cache.clone(),
+                self.last_owner,
+                from,
+                live_at,
+            ),
             epoch: self.epoch,
             taken,
             is_zombie: false,
@@ -191,7 +201,7 @@ impl<'a> World<'a> {
             flights: Vec::new(),
             requests: Default::default(),
             overviews: Vec::new(),
-            clock_ms,
+            process,
             load_failed: false,
             loading_since: None,
             load_was_slow: false,
@@ -205,9 +215,25 @@ impl<'a> World<'a> {
         Ok(())
     }
 
+    /// A new one, or that of an owner that ended: what that left in the cache is there still.
+    fn a_process(&mut self) -> Process {
+        let read_states_max = self.profile.read_states_max;
+        let used = self.ended.take().filter(|_| self.rng.percent(50));
+        if let Some(process) = used {
+            self.stats.hit(Stat::ProcessOwnsAgain);
+            process.cache.set_capacity(read_states_max);
+            return process;
+        }
+        Process {
+            clock_ms: self.rng.below(100_000),
+            cache: ReadStateCache::new(read_states_max),
+        }
+    }
+
     /// Ends an owner at once. What it sent may land all the same.
     fn kill(&mut self, index: usize) {
         let owner = self.owners.remove(index);
+        self.ended = Some(owner.process.clone());
         self.stats.count(owner.partition.counters());
         self.trace(|| format!("owner {} dies", owner.id));
         let mut writes_lost = false;
@@ -510,13 +536,15 @@ impl<'a> World<'a> {
     /// Other partitions come and go, so that there is more room, or less.
     fn change_share(&mut self, index: usize) {
         let mut share = share_of(self.profile);
+        let mut read_states_max = self.profile.read_states_max;
         if !self.healed && self.rng.percent(50) {
-            share.read_states = (share.read_states / 2).max(1);
+            read_states_max = (read_states_max / 2).max(1);
             share.channel_bytes /= 2;
             share.dirty = (share.dirty / 2).max(2);
         }
         self.stats.hit(Stat::ShareChanged);
-        self.owners[index].read_states_max = share.read_states;
+        self.owners[index].process.cache.set_capacity(read_states_max);
+        self.owners[index].read_states_max = read_states_max;
         self.owners[index].partition.set_share(share);
     }
 }

@@ -192,7 +192,8 @@ pub fn explanation() -> Explanation {
             mentions: vec![Remembered {
                 id: MessageId(6),
                 everyone: false,
-            }],
+            }]
+            .into(),
             ..ReadState::default()
         },
         parts: Parts {

@@ -27,11 +27,13 @@ pub fn read_state(applied: LogPosition, last_read: u64) -> ReadState {
         mentions: vec![Remembered {
             id: MessageId(last_read + 3),
             everyone: true,
-        }],
+        }]
+        .into(),
         own: vec![Remembered {
             id: MessageId(last_read + 4),
             everyone: false,
-        }],
+        }]
+        .into(),
         forgotten: MessageId(last_read + 2),
         own_unknown: MessageId::NONE,
     }

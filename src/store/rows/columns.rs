@@ -4,7 +4,7 @@
 use super::{POSITION_BITS_END, proto};
 use crate::model::channel::{Message, NodeRef};
 use crate::model::ids::{LogPosition, MessageId, UserId};
-use crate::model::read_state::Remembered;
+use crate::model::read_state::{Remembered, RememberedList};
 
 const EVERYONE: u8 = 1;
 const DELETED: u8 = 2;
@@ -35,7 +35,7 @@ pub(super) fn remembered_to(last_read: MessageId, list: &[Remembered]) -> Vec<u6
         .collect()
 }
 
-pub(super) fn remembered_of(last_read: MessageId, column: &[u64]) -> Result<Vec<Remembered>, String> {
+pub(super) fn remembered_of(last_read: MessageId, column: &[u64]) -> Result<RememberedList, String> {
     let steps: Vec<u64> = column.iter().map(|packed| packed >> 1).collect();
     steps_of(last_read.0, &steps)
         .zip(column)

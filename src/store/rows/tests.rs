@@ -414,11 +414,13 @@ fn small_rows() -> Vec<(AnyRow, &'static str)> {
                 id: MessageId((1 << 60) + 5),
                 everyone: true,
             },
-        ],
+        ]
+        .into(),
         own: vec![Remembered {
             id: MessageId((1 << 60) + 1),
             everyone: false,
-        }],
+        }]
+        .into(),
         forgotten: MessageId((1 << 60) + 1),
         own_unknown: MessageId::NONE,
     };
