@@ -4,7 +4,7 @@
 //! `cargo bench --bench kafka_reading` starts a broker of its own (`scripts/install` first) and fills a topic once. Each
 //! measurement is a process of its own that catches up from the beginning, in turns, so that a busy machine
 //! disturbs all alike. `ROUNDS` (5) says how many turns, `RECORDS` (2,000,000) how many records, `VARIANTS` (`poll,batch,source,refused`)
-//! what is measured, and `PROPERTIES` (`fetch.max.bytes=4194304,…`) sets further properties of the source's clients.
+//! what is measured (`other-source` and so on by the benchmark as built elsewhere, in `OTHER`), and `PROPERTIES` (`fetch.max.bytes=4194304,…`) sets further properties of the source's clients.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[allow(dead_code)]
@@ -64,8 +64,12 @@ fn main() {
     let mut measured: BTreeMap<&str, Vec<[f64; 3]>> = BTreeMap::new();
     for _ in 0..number("ROUNDS", 5) {
         for variant in variants.split(',') {
-            let mut command = Command::new(env::current_exe().unwrap());
-            command.envs([("VARIANT", variant), ("BROKERS", &broker.url())]);
+            let (program, what) = match variant.strip_prefix("other-") {
+                Some(what) => (env::var("OTHER").expect("OTHER is a program").into(), what),
+                None => (env::current_exe().unwrap(), variant),
+            };
+            let mut command = Command::new(program);
+            command.envs([("VARIANT", what), ("BROKERS", &broker.url())]);
             command.env("RECORDS", records.to_string());
             let output = command.output().unwrap();
             let output = String::from_utf8_lossy(&output.stdout).into_owned()
@@ -94,7 +98,7 @@ fn main() {
                 all[all.len() - 1]
             )
         };
-        println!("{variant:8} {} | {} | {}", of(0), of(1), of(2));
+        println!("{variant:14} {} | {} | {}", of(0), of(1), of(2));
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the fetcher has fetched, a thousand records with one call of librdkafka. The only unsafe code there is.
+//! What the fetcher has fetched, a thousand records with one call of librdkafka.
 //!
 //! `BaseConsumer::poll` makes an event and an `Arc` of each record and looks at the clock; the call that takes many at once
 //! costs half of that, and rdkafka does not offer it. What librdkafka does in it otherwise (`rd_kafka_q_serve_rkmessages` and
