@@ -316,6 +316,77 @@ fn check_hands(partition: u32, members: &[&Recorder]) {
     );
 }
 
+/// Whatever librdkafka had fetched, or handed out already, when a partition was taken away or given back: what the owners
+/// get of each partition goes on where the owner before stopped, and rises by one.
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_rise_and_none_is_missing_while_members_come_and_go_under_load() {
+    const PARTITIONS: u32 = 6;
+    const ROUNDS: u32 = 3;
+    let settings = settings(&broker(), PARTITIONS);
+    let stream = prepare(&settings).await.unwrap();
+    let positions = Positions::default();
+    let stop = AtomicBool::new(false);
+    let written = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let writer = producer(&settings, &[("compression.type", "lz4")]);
+            while !stop.load(Ordering::SeqCst) {
+                let from = written.load(Ordering::SeqCst);
+                for partition in 0..PARTITIONS {
+                    append_with(&writer, &settings, partition, from, 300);
+                }
+                written.store(from + 300, Ordering::SeqCst);
+            }
+        });
+        let stop_at_the_end = StopAtTheEnd(&stop);
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                let mut all = Vec::new();
+                let first = start(&settings, &stream, &positions);
+                all.push(first.owners.clone());
+                for _ in 0..ROUNDS {
+                    let others = [(); 2].map(|()| start(&settings, &stream, &positions));
+                    until("each has its share", || {
+                        let mut members = others.iter().chain([&first]);
+                        members.all(|member| member.owners.owned().len() == 2)
+                    })
+                    .await;
+                    until("the others read", || {
+                        let read = |member: &Member, partition| {
+                            member.owners.see(partition, |seen| seen.records.len() > 500)
+                        };
+                        others
+                            .iter()
+                            .all(|member| member.owners.owned().into_iter().all(|it| read(member, it)))
+                    })
+                    .await;
+                    for other in others {
+                        all.push(other.owners.clone());
+                        other.source.stop().await.unwrap();
+                    }
+                }
+                until("the first has all again", || {
+                    first.owners.owned().len() == PARTITIONS as usize
+                })
+                .await;
+                drop(stop_at_the_end);
+                let end = wait_for_writer(&written).await;
+                until("it has read everything", || {
+                    (0..PARTITIONS).all(|p| first.owners.see(p, Seen::caught_up) >= Some(end))
+                })
+                .await;
+                for partition in 0..PARTITIONS {
+                    check_hands(partition, &all.iter().collect::<Vec<_>>());
+                    // Whoever has read the last one: the first may have it back with nothing left to read.
+                    let read_to = all.iter().map(|owners| owners.see(partition, Seen::next)).max();
+                    assert_eq!(read_to, Some(end));
+                }
+                first.source.stop().await.unwrap();
+            });
+        });
+    });
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn owners_that_refuse_for_a_while_lose_nothing_and_hold_nobody_up() {
     const COUNT: u64 = 50_000;
@@ -555,6 +626,58 @@ async fn keys_headers_and_missing_values_come_as_they_are() {
         assert_eq!((&empty.key, &empty.value), (&text(""), &text("")));
     });
     member.source.stop().await.unwrap();
+}
+
+/// Kafka takes any bytes for the name of a header, so one publisher could stop everything by them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_whose_name_is_no_text_stops_nothing() {
+    let settings = settings(&broker(), 1);
+    let stream = prepare(&settings).await.unwrap();
+    let writer = producer(&settings, &[]);
+    send_with_header_name(&writer, &settings.topic, b"a\xff");
+    writer.flush(DEADLINE).unwrap();
+    append(&settings, 0, 1, 1);
+    let member = start(&settings, &stream, &Positions::default());
+    until("the end", || member.owners.see(0, Seen::caught_up) == Some(2)).await;
+    member.owners.see(0, |seen| {
+        let headers = &seen.records[0].1.headers;
+        assert_eq!(
+            *headers,
+            [("a\u{fffd}".into(), Some(bytes::Bytes::from_static(b"1")))]
+        );
+    });
+    member.source.stop().await.unwrap();
+}
+
+/// Sends a record to partition 0 that has nothing but a header.
+#[expect(unsafe_code, reason = "rdkafka takes only text for the name of a header")]
+fn send_with_header_name(writer: &Writer, topic: &str, name: &[u8]) {
+    use rdkafka::bindings::rd_kafka_vtype_t as V;
+    use rdkafka::bindings::{rd_kafka_header_add, rd_kafka_headers_new, rd_kafka_producev};
+    let topic = std::ffi::CString::new(topic).unwrap();
+    let length = |bytes: &[u8]| isize::try_from(bytes.len()).unwrap();
+    // SAFETY: pointers and lengths belong together; what is sent takes the headers over, and the client lives.
+    unsafe {
+        let headers = rd_kafka_headers_new(1);
+        rd_kafka_header_add(
+            headers,
+            name.as_ptr().cast(),
+            length(name),
+            b"1".as_ptr().cast(),
+            1,
+        );
+        let sent = rd_kafka_producev(
+            writer.client().native_ptr(),
+            V::RD_KAFKA_VTYPE_TOPIC,
+            topic.as_ptr(),
+            V::RD_KAFKA_VTYPE_PARTITION,
+            0_i32,
+            V::RD_KAFKA_VTYPE_HEADERS,
+            headers,
+            V::RD_KAFKA_VTYPE_END,
+        );
+        assert_eq!(sent as i32, 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

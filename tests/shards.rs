@@ -190,7 +190,7 @@ fn offer(shards: &Shards, offset: u64) {
     let batch = RecordBatch {
         partition: PARTITION,
         assignment: ASSIGNMENT,
-        records: vec![record],
+        records: [record].into_iter().collect(),
     };
     shards.offer(batch).unwrap();
 }

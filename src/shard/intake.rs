@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::model::event::Event;
 use crate::model::ids::{Offset, PartitionId};
-use crate::source::{DeadLetter, RawRecord};
+use crate::source::DeadLetter;
+use crate::source::records::Records;
 use crate::wire::record::{self, Place, Reason, RecordLimits};
 
 /// What the next record is.
@@ -25,7 +26,13 @@ pub struct Intake {
     partition_count: u32,
     is_key_optional: bool,
     limits: RecordLimits,
-    records: VecDeque<RawRecord>,
+    /// As they came, none of them empty.
+    batches: VecDeque<Records>,
+    /// Records of the first batch that were taken.
+    taken: usize,
+    /// Records that were not.
+    len: usize,
+    /// Records that are on their way here or in `batches`, those taken of its first one among them.
     queued: Arc<AtomicUsize>,
     /// The record that is on its way to the dead letters.
     sending: Option<Offset>,
@@ -48,7 +55,9 @@ impl Intake {
             partition_count,
             is_key_optional,
             limits,
-            records: VecDeque::new(),
+            batches: VecDeque::new(),
+            taken: 0,
+            len: 0,
             queued,
             sending: None,
             last_timestamp_ms: None,
@@ -56,12 +65,15 @@ impl Intake {
         }
     }
 
-    pub fn push(&mut self, records: Vec<RawRecord>) {
-        self.records.extend(records);
+    pub fn push(&mut self, records: Records) {
+        if !records.is_empty() {
+            self.len += records.len();
+            self.batches.push_back(records);
+        }
     }
 
     pub fn len(&self) -> usize {
-        self.records.len()
+        self.len
     }
 
     pub fn is_sending(&self) -> bool {
@@ -70,7 +82,7 @@ impl Intake {
 
     /// When the oldest record here was published.
     pub fn oldest_timestamp_ms(&self) -> Option<i64> {
-        self.records.front()?.timestamp_ms
+        self.batches.front()?.get(self.taken)?.timestamp_ms
     }
 
     /// Takes the next record.
@@ -78,38 +90,41 @@ impl Intake {
         if self.sending.is_some() {
             return Next::Nothing;
         }
-        let Some(record) = self.records.pop_front() else {
+        let Some(record) = self.batches.front().and_then(|batch| batch.get(self.taken)) else {
             return Next::Nothing;
         };
-        self.queued.fetch_sub(1, Ordering::Relaxed);
         self.last_timestamp_ms = record.timestamp_ms;
         let place = Place {
             partition: self.partition,
             partition_count: self.partition_count,
             is_key_optional: self.is_key_optional,
         };
-        let is_json = record::is_json(&record.headers);
-        match record::decode(
-            record.key.as_deref(),
-            record.value.as_deref(),
-            is_json,
-            place,
-            &self.limits,
-        ) {
+        let is_json = record::is_json(record.headers());
+        let next = match record::decode(record.key, record.value, is_json, place, &self.limits) {
             Ok(event) => Next::Event(record.offset, event),
             Err(unusable) => {
                 self.sending = Some(record.offset);
                 self.dead_letters[index_of(unusable.reason)] += 1;
-                let offset = record.offset;
-                let reason = unusable.reason.name();
                 let letter = DeadLetter {
                     partition: self.partition,
-                    record,
-                    reason,
+                    record: record.to_owned(),
+                    reason: unusable.reason.name(),
                     detail: unusable.detail,
                 };
-                Next::Unusable(offset, Box::new(letter))
+                Next::Unusable(record.offset, Box::new(letter))
             }
+        };
+        self.took_one();
+        next
+    }
+
+    /// Whoever fills the queue shares the counter, so it is touched once for a batch.
+    fn took_one(&mut self) {
+        self.len -= 1;
+        self.taken += 1;
+        if let Some(done) = self.batches.pop_front_if(|batch| batch.len() == self.taken) {
+            self.queued.fetch_sub(done.len(), Ordering::Relaxed);
+            self.taken = 0;
         }
     }
 
@@ -120,8 +135,9 @@ impl Intake {
 
     /// Drops all records.
     pub fn clear(&mut self) {
-        self.queued.fetch_sub(self.records.len(), Ordering::Relaxed);
-        self.records.clear();
+        let records = self.batches.drain(..).map(|batch| batch.len()).sum();
+        self.queued.fetch_sub(records, Ordering::Relaxed);
+        (self.taken, self.len) = (0, 0);
     }
 }
 

@@ -6,6 +6,7 @@ pub mod jetstream;
 pub mod kafka;
 mod letter_log;
 mod position;
+pub mod records;
 pub mod stats;
 pub mod stream;
 
@@ -14,6 +15,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use self::records::Records;
 use crate::model::ids::{LogPosition, Offset, PartitionId};
 
 /// Neighbouring records of one partition, as they came.
@@ -24,11 +26,11 @@ pub struct RecordBatch {
     /// Which ownership of the partition this belongs to.
     pub assignment: u64,
     /// The records, their offsets rising.
-    pub records: Vec<RawRecord>,
+    pub records: Records,
 }
 
-/// A record as it came. Slices of one buffer for a whole batch, so that a record costs no allocation of its own.
-#[derive(Clone, Debug)]
+/// A record as it came, on its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawRecord {
     /// Its offset.
     pub offset: Offset,
@@ -38,7 +40,7 @@ pub struct RawRecord {
     pub key: Option<Bytes>,
     /// Its value.
     pub value: Option<Bytes>,
-    /// Its headers, in order; most records have none, which costs nothing.
+    /// Its headers, in order.
     pub headers: Vec<(String, Option<Bytes>)>,
 }
 

@@ -1,6 +1,5 @@
 //! Records of the stream: section 1 of the contract.
 
-use bytes::Bytes;
 use prost::Message;
 
 use crate::model::event::{Event, EventKind, Mentions};
@@ -124,12 +123,11 @@ pub fn encode_event(event: &Event) -> Vec<u8> {
 }
 
 /// Whether the headers of a record say that its value is JSON. Of several that say what it is, the last one counts.
-pub fn is_json(record_headers: &[(String, Option<Bytes>)]) -> bool {
+pub fn is_json<'a>(record_headers: impl DoubleEndedIterator<Item = (&'a str, Option<&'a [u8]>)>) -> bool {
     record_headers
-        .iter()
         .rev()
         .find(|(name, _)| name.eq_ignore_ascii_case(headers::CONTENT_TYPE))
-        .and_then(|(_, value)| value.as_deref())
+        .and_then(|(_, value)| value)
         .is_some_and(headers::is_json_content_type)
 }
 
@@ -541,13 +539,7 @@ mod tests {
 
     #[test]
     fn the_last_content_type_of_a_record_counts() {
-        let headers = |values: &[(&str, Option<&'static [u8]>)]| {
-            let headers: Vec<_> = values
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), value.map(Bytes::from_static)))
-                .collect();
-            is_json(&headers)
-        };
+        let headers = |values: &[(&str, Option<&[u8]>)]| is_json(values.iter().copied());
         let json: Option<&[u8]> = Some(b"application/json");
         let protobuf: Option<&[u8]> = Some(b"application/protobuf");
         assert!(headers(&[

@@ -295,8 +295,12 @@ impl Owners for Recorder {
         );
         assert!(seen.waiting.is_none(), "records after the drain began");
         assert!(!batch.records.is_empty() && batch.records.len() <= 64);
-        seen.records
-            .extend(batch.records.into_iter().map(|record| (batch.assignment, record)));
+        seen.records.extend(
+            batch
+                .records
+                .iter()
+                .map(|record| (batch.assignment, record.to_owned())),
+        );
         Ok(())
     }
 

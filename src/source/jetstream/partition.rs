@@ -402,7 +402,7 @@ impl<O: Owners + Sync, S: Store> PartitionReader<O, S> {
         let mut batch = RecordBatch {
             partition: self.partition,
             assignment: self.assignment,
-            records,
+            records: records.into_iter().collect(),
         };
         let mut ends = self.ends.clone();
         let since = Instant::now();

@@ -7,12 +7,13 @@
 //! What becomes of a partition, from its assignment by the group until it is given back, is in [`lifecycle`]; the
 //! thread in [`reader`] does what that says, and reads in between ([`reading`]).
 //!
-//! Kafka's id of a topic can't be had through this crate without unsafe code, so a stream is known by the cluster's
+//! Kafka's id of a topic can't be had through this crate without more unsafe code, so a stream is known by the cluster's
 //! id and the topic's name. A topic that was deleted and made anew under its name is noticed by a position beyond its
 //! end, and only by that.
 
 mod batch;
 pub(crate) mod context;
+mod fetches;
 mod handover;
 mod lifecycle;
 mod locate;
@@ -41,6 +42,7 @@ pub use settings::KafkaSettings;
 pub(crate) use settings::not_taken;
 
 use self::context::{FetcherContext, GroupEvent, MemberContext};
+use self::fetches::FetchQueue;
 use self::handover::Commits;
 use self::lifecycle::Phase;
 use self::locate::Locator;
@@ -98,6 +100,7 @@ impl KafkaSource {
         let (tell_located, located) = crossbeam_channel::unbounded();
         let (failures, failed) = mpsc::channel(FAILURES_MAX);
         let (fetcher, topic) = (Arc::new(fetcher), Arc::<str>::from(settings.topic.as_str()));
+        let fetches = FetchQueue::new(fetcher.clone())?;
         let stream = StreamIdentity {
             stream_id: stream.stream_id.clone(),
             partition_count: stream.partition_count,
@@ -134,7 +137,7 @@ impl KafkaSource {
         };
         let thread = std::thread::Builder::new()
             .name("kafka".into())
-            .spawn(move || reader.run())
+            .spawn(move || reader.run(fetches))
             .map_err(|error| format!("can't start a thread: {error}"))?;
         Ok((KafkaSource { stop, thread, stats }, failed))
     }

@@ -108,12 +108,12 @@ impl Owned {
     pub fn offer_held(&mut self, owners: &impl Owners, now: Instant) {
         while let Some(batch) = self.held.pop_front() {
             self.held_records -= batch.records.len();
-            self.held_bytes -= bytes(&batch);
+            self.held_bytes -= batch.records.bytes();
             match owners.offer(batch) {
                 Ok(()) => self.refused_since = None,
                 Err(batch) => {
                     self.held_records += batch.records.len();
-                    self.held_bytes += bytes(&batch);
+                    self.held_bytes += batch.records.bytes();
                     self.held.push_front(batch);
                     self.refused_since.get_or_insert(now);
                     return;
@@ -124,7 +124,7 @@ impl Owned {
 
     fn hold_last(&mut self, batch: RecordBatch) {
         self.held_records += batch.records.len();
-        self.held_bytes += bytes(&batch);
+        self.held_bytes += batch.records.bytes();
         self.held.push_back(batch);
     }
 
@@ -158,13 +158,4 @@ impl Owned {
         self.refused_since = None;
         self.end_reached = false;
     }
-}
-
-fn bytes(batch: &RecordBatch) -> usize {
-    let length = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, bytes::Bytes::len);
-    batch
-        .records
-        .iter()
-        .map(|record| length(&record.key) + length(&record.value))
-        .sum()
 }

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::context::{FetcherContext, GroupEvent, MemberContext};
+use super::fetches::FetchQueue;
 use super::handover::{Commits, Handover};
 use super::lifecycle::{self, Action, Event, Phase};
 use super::locate::Locator;
@@ -75,7 +76,7 @@ pub(super) struct Reader<O, S> {
 
 impl<O: Owners, S: Store> Reader<O, S> {
     /// Polls until it is told to stop.
-    pub fn run(mut self) {
+    pub fn run(mut self, mut fetches: FetchQueue) {
         let mut group_due = Instant::now();
         let mut heartbeat_due = group_due;
         let mut periodic_due = Instant::now() + PERIODIC_INTERVAL;
@@ -105,7 +106,7 @@ impl<O: Owners, S: Store> Reader<O, S> {
             if self.stopping && self.handovers.is_empty() {
                 break;
             }
-            self.read();
+            self.read(&mut fetches);
         }
         self.member.context().close();
         self.await_commits();

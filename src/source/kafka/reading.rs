@@ -1,4 +1,4 @@
-//! Reading: polls librdkafka, gathers records and offers them, notices ends and trouble.
+//! Reading: takes what librdkafka has fetched, gathers records and offers them, notices ends and trouble.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::BorrowedMessage;
-use rdkafka::{Message, Offset as KafkaOffset, TopicPartitionList};
+use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use super::context::FetcherContext;
+use super::fetches::{Batch, FetchQueue, Fetched, Taken};
 use super::lifecycle::{Event, Phase};
 use super::locate::ask_bounds;
 use super::owned::Owned;
@@ -21,10 +21,6 @@ use crate::store::Store;
 
 /// How long records are gathered before they are offered.
 const GATHER_MAX: Duration = Duration::from_millis(1);
-/// Records between two looks at everything else.
-const POLLS_MAX: u32 = 1024;
-/// Records between two looks at the clock.
-const POLLS_PER_CLOCK: u32 = 64;
 /// Ends of partitions that have come to theirs are asked for in one of so many rounds, a second each.
 const ROUNDS_BETWEEN_ALL_ENDS: u32 = 10;
 /// How long to wait for a record while nothing else is to be done.
@@ -34,7 +30,8 @@ const BUSY_WAIT: Duration = Duration::from_millis(1);
 
 impl<O: Owners, S: Store> Reader<O, S> {
     /// Reads for about a millisecond and offers what came.
-    pub fn read(&mut self) {
+    pub fn read(&mut self, fetches: &mut FetchQueue) {
+        fetches.serve(|error| self.trouble(error));
         if self
             .all()
             .any(|owned| owned.phase == Phase::Running && owned.is_full())
@@ -45,41 +42,40 @@ impl<O: Owners, S: Store> Reader<O, S> {
         let busy = self
             .all()
             .any(|owned| owned.is_holding() || owned.phase == Phase::Draining);
-        let wait = if busy { BUSY_WAIT } else { IDLE_WAIT };
-        let fetcher = self.fetcher.clone();
+        let mut wait = if busy { BUSY_WAIT } else { IDLE_WAIT };
         let mut gathering_since = None;
-        for polls in 1..=POLLS_MAX {
-            match fetcher.poll(if gathering_since.is_some() {
-                Duration::ZERO
-            } else {
-                wait
-            }) {
-                None => break,
-                Some(Ok(message)) => {
-                    if self.take(&message) {
-                        break;
-                    }
-                }
-                Some(Err(error)) => self.trouble(&error),
-            }
-            let since = *gathering_since.get_or_insert_with(Instant::now);
-            if polls % POLLS_PER_CLOCK == 0 && since.elapsed() >= GATHER_MAX {
+        loop {
+            let taken = fetches.take(wait);
+            if taken.is_empty() || self.take_all(&taken) {
                 break;
             }
+            if gathering_since.get_or_insert_with(Instant::now).elapsed() >= GATHER_MAX {
+                break;
+            }
+            wait = Duration::ZERO;
         }
         self.flush();
     }
 
+    /// Takes everything, since it does not come again; true if no more should be read for now.
+    fn take_all(&mut self, taken: &Batch<'_>) -> bool {
+        let mut is_enough = false;
+        for it in taken.iter() {
+            match it {
+                Taken::Record(record) => is_enough |= self.take(&record),
+                Taken::End { partition, next } => self.end(partition, next),
+                Taken::Trouble(error) => self.trouble(&error),
+            }
+        }
+        is_enough
+    }
+
     /// Takes a record; true if no more should be read for now.
-    fn take(&mut self, message: &BorrowedMessage<'_>) -> bool {
-        let index = usize::try_from(message.partition()).unwrap_or(usize::MAX);
-        let offset = u64::try_from(message.offset()).unwrap_or_default();
-        let Some(owned) = self.partitions.get_mut(index).and_then(Option::as_mut) else {
+    fn take(&mut self, record: &Fetched<'_>) -> bool {
+        let Some(owned) = running(&mut self.partitions, record.partition) else {
             return false;
         };
-        if owned.phase != Phase::Running {
-            return false;
-        }
+        let offset = u64::try_from(record.offset).unwrap_or_default();
         if offset < owned.next {
             tracing::error!(topic = &*self.topic, partition = %owned.partition, offset, expected = owned.next,
                 "librdkafka went back in the log: reading on from where it was");
@@ -87,7 +83,7 @@ impl<O: Owners, S: Store> Reader<O, S> {
             self.apply(partition, Event::Doubted);
             return true;
         }
-        owned.builder.push(Offset(offset), message);
+        owned.builder.push(Offset(offset), record);
         owned.next = offset + 1;
         owned.at_end = false;
         if !owned.builder.is_full() {
@@ -97,14 +93,16 @@ impl<O: Owners, S: Store> Reader<O, S> {
         owned.is_full()
     }
 
+    /// The end of a partition. It is behind transaction markers and aborted records as well, not only the last record.
+    fn end(&mut self, partition: i32, next: i64) {
+        if let Some(owned) = running(&mut self.partitions, partition) {
+            owned.end_reached = true;
+            owned.next = owned.next.max(u64::try_from(next).unwrap_or_default());
+        }
+    }
+
     fn trouble(&mut self, error: &KafkaError) {
         match error {
-            KafkaError::PartitionEOF(number) => {
-                let index = usize::try_from(*number).unwrap_or(usize::MAX);
-                if let Some(owned) = self.partitions.get_mut(index).and_then(Option::as_mut) {
-                    owned.end_reached = true;
-                }
-            }
             KafkaError::MessageConsumption(code) if is_lost_place(*code) => self.doubt_all(),
             KafkaError::MessageConsumption(code) if skips_records(*code) => {
                 // librdkafka would go on behind the batch. So everything behind the error is thrown away at once.
@@ -153,42 +151,15 @@ impl<O: Owners, S: Store> Reader<O, S> {
 
     fn flush(&mut self) {
         let now = Instant::now();
-        let mut any_end = false;
         for owned in self.partitions.iter_mut().flatten() {
             owned.flush(&self.owners, now);
-            any_end |= is_end_news(owned);
-        }
-        if any_end {
-            self.tell_ends();
-        }
-    }
-
-    /// Tells owners that the end was reached. Its offset is librdkafka's position, which is past transaction markers
-    /// and aborted records as well, not the last record's.
-    fn tell_ends(&mut self) {
-        let positions = match self.fetcher.position() {
-            Ok(positions) => positions,
-            Err(error) => {
-                tracing::warn!(topic = &*self.topic, %error, "librdkafka doesn't tell its position");
-                return;
+            if owned.end_reached && owned.phase == Phase::Running && owned.is_accepted() {
+                owned.end_reached = false;
+                owned.at_end = true;
+                let next = Offset(owned.next);
+                self.owners.caught_up(owned.partition, owned.assignment, next);
+                self.owners.end_seen(owned.partition, next);
             }
-        };
-        for element in positions.elements_for_topic(&self.topic) {
-            let index = usize::try_from(element.partition()).unwrap_or(usize::MAX);
-            let Some(owned) = self.partitions.get_mut(index).and_then(Option::as_mut) else {
-                continue;
-            };
-            if !is_end_news(owned) {
-                continue;
-            }
-            if let KafkaOffset::Offset(position) = element.offset() {
-                owned.next = owned.next.max(u64::try_from(position).unwrap_or_default());
-            }
-            owned.end_reached = false;
-            owned.at_end = true;
-            let next = Offset(owned.next);
-            self.owners.caught_up(owned.partition, owned.assignment, next);
-            self.owners.end_seen(owned.partition, next);
         }
     }
 
@@ -260,9 +231,10 @@ impl<O: Owners, S: Store> Reader<O, S> {
     }
 }
 
-/// Its end was reached, and its owner has all that comes before and doesn't know.
-fn is_end_news(owned: &Owned) -> bool {
-    owned.end_reached && owned.phase == Phase::Running && owned.is_accepted()
+/// The partition of this number, if it is being read: what comes of another was on its way when that ended.
+fn running(partitions: &mut [Option<Box<Owned>>], number: i32) -> Option<&mut Owned> {
+    let owned = partitions.get_mut(usize::try_from(number).ok()?)?.as_deref_mut();
+    owned.filter(|owned| owned.phase == Phase::Running)
 }
 
 /// Where librdkafka was is not in the log.

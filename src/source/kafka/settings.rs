@@ -63,13 +63,14 @@ impl From<&Stream> for KafkaSettings {
 /// The longest wait of a fetch that was held back because the prefetch was full.
 const FETCH_QUEUE_BACKOFF_MS: u32 = 20;
 /// Prefetched records of all partitions together, below which librdkafka fetches more.
-const PREFETCH_RECORDS_MIN: u32 = 200_000;
-/// Prefetched records of all partitions together.
-const PREFETCH_MAX_KIB: u32 = 64 * 1024;
+const PREFETCH_RECORDS_MIN: u32 = 100_000;
+/// Keys and values of prefetched records of all partitions together, below which librdkafka fetches more.
+const PREFETCH_MAX_KIB: u32 = 32 * 1024;
 /// One fetch from one partition. Larger records are fetched all the same.
-const FETCH_PARTITION_MAX_BYTES: u32 = 4 * 1024 * 1024;
-/// One fetch.
-const FETCH_MAX_BYTES: u32 = 32 * 1024 * 1024;
+const FETCH_PARTITION_MAX_BYTES: u32 = 512 * 1024;
+/// One fetch from one broker, as it was compressed: what bounds memory, since librdkafka unpacks all of it at once, some 350
+/// bytes and the record each. Larger ones were not faster.
+const FETCH_MAX_BYTES: u32 = 2 * 1024 * 1024;
 /// How long the broker may hold a fetch back until there is something.
 const FETCH_WAIT_MAX_MS: u32 = 100;
 /// How soon a member notices that the group is being rebalanced: for so long partitions that move have no owner.
