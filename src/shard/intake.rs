@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::model::event::Event;
 use crate::model::ids::{Offset, PartitionId};
 use crate::source::DeadLetter;
-use crate::source::records::Records;
 use crate::wire::record::{self, Place, Reason, RecordLimits};
+use crate::wire::records::Records;
 
 /// What the next record is.
 pub enum Next {

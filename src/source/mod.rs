@@ -6,17 +6,15 @@ pub mod jetstream;
 pub mod kafka;
 mod letter_log;
 mod position;
-pub mod records;
 pub mod stats;
 pub mod stream;
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use self::records::Records;
 use crate::model::ids::{LogPosition, Offset, PartitionId};
+pub use crate::wire::records::{RawRecord, Records};
 
 /// Neighbouring records of one partition, as they came.
 #[derive(Clone, Debug)]
@@ -27,21 +25,6 @@ pub struct RecordBatch {
     pub assignment: u64,
     /// The records, their offsets rising.
     pub records: Records,
-}
-
-/// A record as it came, on its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RawRecord {
-    /// Its offset.
-    pub offset: Offset,
-    /// When it was published, in milliseconds since 1970, where that is known.
-    pub timestamp_ms: Option<i64>,
-    /// Its key.
-    pub key: Option<Bytes>,
-    /// Its value.
-    pub value: Option<Bytes>,
-    /// Its headers, in order.
-    pub headers: Vec<(String, Option<Bytes>)>,
 }
 
 /// When a process was or will be a member of the group for certain.

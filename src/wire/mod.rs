@@ -7,3 +7,4 @@ pub mod partitioner;
 pub mod proto;
 pub mod query;
 pub mod record;
+pub mod records;

@@ -3,7 +3,7 @@
 use super::fetches::Fetched;
 use crate::model::ids::{Offset, PartitionId};
 use crate::source::RecordBatch;
-use crate::source::records::Records;
+use crate::wire::records::Records;
 
 /// Records in a batch; what a shard takes between two looks at its inbox.
 const BATCH_RECORDS_MAX: usize = 64;

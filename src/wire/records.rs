@@ -1,14 +1,28 @@
-//! Records on their way from a source to their partition: many in one buffer.
+//! Records on their way from a source to their partition: one on its own, or many in one buffer.
 
 use std::fmt;
 
 use bytes::Bytes;
 
-use super::RawRecord;
 use crate::model::ids::Offset;
 
 /// A length that says that there is nothing, not even something empty.
 const ABSENT: u32 = u32::MAX;
+
+/// A record as it came, on its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawRecord {
+    /// Its offset.
+    pub offset: Offset,
+    /// When it was published, in milliseconds since 1970, where that is known.
+    pub timestamp_ms: Option<i64>,
+    /// Its key.
+    pub key: Option<Bytes>,
+    /// Its value.
+    pub value: Option<Bytes>,
+    /// Its headers, in order.
+    pub headers: Vec<(String, Option<Bytes>)>,
+}
 
 /// Neighbouring records of one partition. However many there are, they cost one buffer and one table, and headers, which
 /// hardly any record has, one more.
