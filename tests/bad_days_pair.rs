@@ -64,6 +64,11 @@ impl Day {
         self.load.settle(RECOVERED_MAX).await;
         let settled = since.elapsed();
         self.service.assert_runs();
+        block_in_place(|| {
+            wait_for("all is said to be well again", RECOVERED_MAX, || {
+                self.is_said_to_be_well()
+            })
+        });
         let lines = self.lines().split_off(lines_before);
         println!(
             "{name}: {lasted:.1?}, all answered {settled:.1?} later, {} MiB; {:?}; log: {lines:#?}",
@@ -71,6 +76,14 @@ impl Day {
             self.load.take_tally(),
         );
         assert!(lines.len() <= lines_max, "{} lines: {lines:#?}", lines.len());
+    }
+
+    /// Answers may come before the line that says so.
+    fn is_said_to_be_well(&self) -> bool {
+        let log = self.service.log();
+        let said = |line: &str| log.matches(line).count();
+        said("JetStream can't be reached") <= said("JetStream answers again")
+            && said("the stream can't be read") <= said("the stream is read again")
     }
 
     /// Starts an instance in place of the one that has ended.
