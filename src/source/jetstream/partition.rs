@@ -274,7 +274,12 @@ impl<O: Owners + Sync, S: Store> PartitionReader<O, S> {
         let next = self.next.max(1);
         let start = match *start {
             Some(start) => start,
-            None => *start.insert(self.bounds().await?.start),
+            None => {
+                let bounds = self.bounds().await?;
+                // Where it had to be asked again: its consumer has gone on meanwhile.
+                self.waiting.is_read(self.partition);
+                *start.insert(bounds.start)
+            }
         };
         match next < start {
             true => Err(Refusal::BeforeStart { next, start }),
