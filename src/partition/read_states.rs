@@ -62,6 +62,9 @@ pub struct ReadStates {
 impl Drop for ReadStates {
     fn drop(&mut self) {
         let mut slab = self.cache.0.borrow_mut();
+        for slot in self.held.drain().flat_map(|(_, slots)| slots) {
+            slab.release(slot);
+        }
         slab.let_go(self.changes.slots());
         for tenant in &self.generations {
             slab.dismiss(*tenant);
@@ -407,5 +410,32 @@ impl ReadStates {
         noted.sort_unstable();
         assert_eq!(changed, noted, "each changed read state is noted once");
         assert_eq!(noted.len(), self.changes.len(), "as many as are counted");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_waited_for_leaves_once_its_partition_is_gone() {
+        let cache = ReadStateCache::new(1);
+        let new = || ReadStates::new(cache.clone(), LogPosition::start(0), Planted::default());
+        let key = |user| ReadStateKey {
+            user: UserId(user),
+            channel: ChannelId(1),
+        };
+        let mut former = new();
+        former.put_loaded(key(1), None, Millis(0), true);
+        drop(former);
+        let mut next = new();
+        next.put_loaded(key(2), None, Millis(0), false);
+        next.evict(Millis(0));
+        next.evict(Millis(0));
+        assert!(!cache.0.borrow().is_overfull());
+        next.put_loaded(key(3), None, Millis(0), false);
+        next.evict(Millis(0));
+        assert_eq!(cache.0.borrow().slots().count(), 1);
+        assert_eq!(next.len(), 1, "what the former left has gone");
     }
 }
