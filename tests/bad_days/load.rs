@@ -162,8 +162,7 @@ impl Load {
         let tallies = self.probes.take();
         let tally = self.asking.take_tally();
         let began = Instant::now();
-        let ends = self.acknowledged.lock().unwrap().clone();
-        self.asker.settle(&ends).await;
+        self.wait_for_new_records().await;
         self.wait_for_fresh().await;
         let recovered_after = began.elapsed();
         self.service.assert_runs();
@@ -191,6 +190,19 @@ impl Load {
             lines,
             recovered_after,
         }
+    }
+
+    /// Waits until records of after a trouble are applied: where the stream itself was away, those of before it have been
+    /// applied long ago.
+    async fn wait_for_new_records(&self) {
+        let ends = || self.acknowledged.lock().unwrap().clone();
+        let before = ends();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while ends() == before {
+            assert!(Instant::now() < deadline, "nothing is published any more");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.asker.settle(&ends()).await;
     }
 
     /// Waits until what is not cached is answered.

@@ -128,6 +128,7 @@ impl Producer {
                 config
                     .set("bootstrap.servers", &deployment.brokers)
                     .set("enable.idempotence", "true")
+                    .set("reconnect.backoff.max.ms", "1000")
                     .set("linger.ms", "5");
                 let producer = config.create_with_context(Noting(acknowledged.clone())).unwrap();
                 Into::Kafka {

@@ -75,6 +75,9 @@ const FETCH_MAX_BYTES: u32 = 2 * 1024 * 1024;
 const FETCH_WAIT_MAX_MS: u32 = 100;
 /// How soon a member notices that the group is being rebalanced: for so long partitions that move have no owner.
 const HEARTBEAT_INTERVAL_MS: &str = "200";
+/// The longest wait before a broker that could not be reached is tried again. librdkafka's own 10 s would be added to every
+/// outage.
+const RECONNECT_BACKOFF_MAX_MS: &str = "1000";
 pub(super) const CLIENT_ID: &str = "client.id";
 const SESSION_TIMEOUT: &str = "session.timeout.ms";
 /// Unacknowledged records of a producer.
@@ -102,6 +105,7 @@ impl KafkaSettings {
     fn client(&self, preferences: &[(&str, &str)], ours: &[(&str, &str)]) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set(CLIENT_ID, "readstates");
+        config.set("reconnect.backoff.max.ms", RECONNECT_BACKOFF_MAX_MS);
         for (name, value) in preferences {
             config.set(*name, *value);
         }
