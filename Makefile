@@ -1,6 +1,6 @@
 # What people type. The work is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help install build test lint demo clients bench-handover bench-pairs clean
+.PHONY: help install build test lint demo clients bench-handover bench-pairs soak clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ bench-handover: ## Measure how long partitions have no live owner as instances c
 
 bench-pairs: ## Measure both pairs, Kafka with Cassandra and JetStream with the embedded store (EVENTS=FILE: with these events)
 	@scripts/bench-pairs $(if $(EVENTS),"$(EVENTS)")
+
+soak: ## Run at a steady rate for long, with a cache of 8 million read states at work (MINUTES=20, STORE=embedded)
+	@scripts/install
+	cargo bench --bench serving -- soak
 
 clean: ## Remove what was built; downloads stay (scripts/install says where)
 	cargo clean
