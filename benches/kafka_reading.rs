@@ -42,6 +42,8 @@ use tokio::sync::oneshot;
 
 const PARTITIONS: u32 = 12;
 const CHANNELS: u64 = 10_000;
+/// Of a channel.
+const MEMBERS: u64 = 10;
 const TOPIC: &str = "events";
 /// Records taken with one call of librdkafka.
 const BATCH: usize = 1024;
@@ -73,7 +75,7 @@ fn main() {
     let variants = env::var("VARIANTS").unwrap_or_else(|_| VARIANTS.into());
     let mut measured: BTreeMap<&str, Vec<[f64; 3]>> = BTreeMap::new();
     println!(
-        "{records} records of 48 bytes in {PARTITIONS} partitions, {CHANNELS} channels, lz4; bare loops with {}",
+        "{records} records of 48 bytes in {PARTITIONS} partitions, {CHANNELS} channels by rank, half messages and half reads, lz4; bare loops with {}",
         BARE.map(|(name, value)| format!("{name}={value}")).join(", ")
     );
     for round in 1..=number("ROUNDS", 5) {
@@ -142,7 +144,8 @@ fn number(name: &str, default: u64) -> u64 {
     env::var(name).map_or(default, |number| number.parse().unwrap())
 }
 
-/// Messages that mention nobody: key and value have 48 bytes.
+/// Half messages that mention nobody, half reads of the newest one: key and value have 48 bytes. A channel's share falls with
+/// its rank, as in a real chat.
 fn fill(brokers: &str, records: u64) {
     let settings = settings(brokers);
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -156,17 +159,8 @@ fn fill(brokers: &str, records: u64) {
         .create()
         .unwrap();
     for number in 0..records {
-        let channel = ChannelId(3_000_000_000_000_000_000 + number.wrapping_mul(0x9E37_79B9) % CHANNELS);
-        let event = encode_event(&Event {
-            channel,
-            kind: EventKind::MessageCreated {
-                message: MessageId(30_000_000_000_000_000 + number),
-                author: Some(UserId(
-                    40_000_000_000_000_000 + number.wrapping_mul(0x85EB_CA6B) % 100_000,
-                )),
-                mentions: Mentions::default(),
-            },
-        });
+        let event = event(number);
+        let (channel, event) = (event.channel, encode_event(&event));
         let key = channel.to_string();
         assert_eq!(key.len() + event.len(), 48);
         let partition = partition_of(channel, PARTITIONS).0 as i32;
@@ -180,6 +174,25 @@ fn fill(brokers: &str, records: u64) {
         }
     }
     producer.flush(DEADLINE).unwrap();
+}
+
+fn event(number: u64) -> Event {
+    // Multiples of the golden ratio spread evenly; the bits below choose the member.
+    let spread = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let rank = (CHANNELS as f64).powf((spread >> 11) as f64 / (1u64 << 53) as f64) as u64;
+    let user = UserId(40_000_000_000_000_000 + rank * MEMBERS + number / 2 % MEMBERS);
+    let message = MessageId(30_000_000_000_000_000 + number);
+    Event {
+        channel: ChannelId(3_000_000_000_000_000_000 + rank),
+        kind: match number % 2 {
+            0 => EventKind::MessageCreated {
+                message,
+                author: Some(user),
+                mentions: Mentions::default(),
+            },
+            _ => EventKind::MessageRead { user, message },
+        },
+    }
 }
 
 fn settings(brokers: &str) -> KafkaSettings {
