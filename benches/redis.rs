@@ -4,7 +4,7 @@
 //!     cargo bench --bench redis             `scripts/install redis` first
 //!
 //! A server of its own for each round, without a disk, by a socket of its file system, and commands written ahead by the
-//! thousand: as fast as it goes. `READ_STATES` (1,000,000), `EVENTS` (100,000), `ROUNDS` (3), and `JSON`, a file to which each
+//! thousand: as fast as it goes. `READ_STATES` (1,000,000), `EVENTS` (30,000), `ROUNDS` (3), and `JSON`, a file to which each
 //! measurement is appended. Half of the events are messages, one of five mentions a member, half are reads.
 //!
 //! - `every member`: a message adds one to the unread count of each member but its author, as exact counts need it.
@@ -232,7 +232,7 @@ impl Chat {
 }
 
 fn main() {
-    let (read_states, events) = (number("READ_STATES", 1_000_000), number("EVENTS", 100_000));
+    let (read_states, events) = (number("READ_STATES", 1_000_000), number("EVENTS", 30_000));
     let chat = Chat {
         channels: read_states / MEMBERS,
         users: read_states / CHANNELS_OF_USER,
