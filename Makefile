@@ -1,6 +1,6 @@
 # What people type. The work is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help install build test lint demo clients bench-handover bench-pairs soak clean
+.PHONY: help install build test lint demo clients bench bench-handover bench-pairs soak clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ demo: ## Run all of it here, with a synthetic chat (EVENTS=FILE, DATA=DIR, STREA
 
 clients: ## Run the examples in other languages against real servers (downloads their libraries)
 	@scripts/check-clients
+
+bench: ## Measure beside Kafka Streams, Redis, other caches and bare consumers, in one run (a quarter of an hour)
+	@scripts/bench
 
 bench-handover: ## Measure how long partitions have no live owner as instances come and go
 	@scripts/install

@@ -1,12 +1,16 @@
-//! How fast records come from Kafka, with what processor time and memory: librdkafka's two ways of handing them out, bare,
-//! and the source with owners that only count.
+//! How fast records come from Kafka, with what processor time and memory: librdkafka's two ways of handing them out, bare;
+//! the source with owners that only count; and all of it up to applied state, without a store.
 //!
 //! `cargo bench --bench kafka_reading` starts a broker of its own (`scripts/install` first) and fills a topic once. Each
 //! measurement is a process of its own that catches up from the beginning, in turns, so that a busy machine
-//! disturbs all alike. `ROUNDS` (5) says how many turns, `RECORDS` (2,000,000) how many records, `VARIANTS` (`poll,batch,source,refused`)
-//! what is measured (`other-source` and so on by the benchmark as built elsewhere, in `OTHER`), and `PROPERTIES` (`fetch.max.bytes=4194304,…`) sets further properties of the source's clients.
+//! disturbs all alike. `ROUNDS` (5) says how many turns, `RECORDS` (2,000,000) how many records, `VARIANTS`
+//! (`poll,batch,source,refused,applied,written`) what is measured (`other-source` and so on by the benchmark as built elsewhere, in
+//! `OTHER`; `streams-memory` and `streams-rocksdb` by the command in `STREAMS`), `PROPERTIES` (`fetch.max.bytes=4194304,…`)
+//! sets further properties of the source's clients, and `JSON` is a file to which each measurement is appended.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "kafka_reading/applied.rs"]
+mod applied;
 #[allow(dead_code)]
 #[path = "../tests/support/owners.rs"]
 mod owners;
@@ -16,6 +20,8 @@ mod servers;
 
 use std::collections::BTreeMap;
 use std::env;
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -36,14 +42,20 @@ use tokio::sync::oneshot;
 
 const PARTITIONS: u32 = 12;
 const CHANNELS: u64 = 10_000;
+/// Of a channel.
+const MEMBERS: u64 = 10;
 const TOPIC: &str = "events";
 /// Records taken with one call of librdkafka.
 const BATCH: usize = 1024;
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// What is measured: a bare loop of either kind, whose prefetch is as large as it pays; the source; and for its memory
-/// the source with owners that take nothing for a while, so that all comes in that may.
-const VARIANTS: &str = "poll,batch,source,refused";
+/// What is measured: a bare loop of either kind, whose prefetch is as large as it pays; the source; for its memory
+/// the source with owners that take nothing for a while, so that all comes in that may; up to applied state; and the
+/// same with so short a write delay that all of it is written as well.
+const VARIANTS: &str = "poll,batch,source,refused,applied,written";
+/// As by default: longer than the measurement takes.
+const WRITE_DELAY_MS: u64 = 30_000;
+const SHORT_WRITE_DELAY_MS: u64 = 300;
 /// How long they take nothing. After a second the source pauses, and begins again from there later.
 const REFUSED_FOR: Duration = Duration::from_millis(900);
 const BARE: [(&str, &str); 4] = [
@@ -62,16 +74,13 @@ fn main() {
     fill(&broker.url(), records);
     let variants = env::var("VARIANTS").unwrap_or_else(|_| VARIANTS.into());
     let mut measured: BTreeMap<&str, Vec<[f64; 3]>> = BTreeMap::new();
-    for _ in 0..number("ROUNDS", 5) {
+    println!(
+        "{records} records of 48 bytes in {PARTITIONS} partitions, {CHANNELS} channels by rank, half messages and half reads, lz4; bare loops with {}",
+        BARE.map(|(name, value)| format!("{name}={value}")).join(", ")
+    );
+    for round in 1..=number("ROUNDS", 5) {
         for variant in variants.split(',') {
-            let (program, what) = match variant.strip_prefix("other-") {
-                Some(what) => (env::var("OTHER").expect("OTHER is a program").into(), what),
-                None => (env::current_exe().unwrap(), variant),
-            };
-            let mut command = Command::new(program);
-            command.envs([("VARIANT", what), ("BROKERS", &broker.url())]);
-            command.env("RECORDS", records.to_string());
-            let output = command.output().unwrap();
+            let output = command(variant, &broker.url(), records).output().unwrap();
             let output = String::from_utf8_lossy(&output.stdout).into_owned()
                 + &String::from_utf8_lossy(&output.stderr);
             let line = output.lines().find_map(|line| line.strip_prefix("measured "));
@@ -80,10 +89,9 @@ fn main() {
                 .split(' ')
                 .map(|number| number.parse().unwrap())
                 .collect();
-            measured
-                .entry(variant)
-                .or_default()
-                .push(numbers.try_into().unwrap());
+            let numbers: [f64; 3] = numbers.try_into().unwrap();
+            append(variant, round, numbers);
+            measured.entry(variant).or_default().push(numbers);
         }
     }
     println!("median (lowest to highest)  thousand records/s | ns of CPU a record | MB at most");
@@ -98,15 +106,46 @@ fn main() {
                 all[all.len() - 1]
             )
         };
-        println!("{variant:14} {} | {} | {}", of(0), of(1), of(2));
+        println!("{variant:16} {} | {} | {}", of(0), of(1), of(2));
     }
+}
+
+fn command(variant: &str, brokers: &str, records: u64) -> Command {
+    if let Some(kept_in) = variant.strip_prefix("streams-") {
+        let words = env::var("STREAMS").expect("STREAMS is a command");
+        let mut words = words.split(' ');
+        let mut command = Command::new(words.next().unwrap());
+        command
+            .args(words)
+            .args([brokers, TOPIC, &records.to_string(), kept_in]);
+        return command;
+    }
+    let (program, what) = match variant.strip_prefix("other-") {
+        Some(what) => (env::var("OTHER").expect("OTHER is a program").into(), what),
+        None => (env::current_exe().unwrap(), variant),
+    };
+    let mut command = Command::new(program);
+    command.envs([("VARIANT", what), ("BROKERS", brokers)]);
+    command.env("RECORDS", records.to_string());
+    command
+}
+
+fn append(variant: &str, round: u64, [thousands, cpu_ns, peak_mb]: [f64; 3]) {
+    let Ok(path) = env::var("JSON") else { return };
+    let line = serde_json::json!({
+        "variant": variant, "round": round, "records_per_second": thousands * 1e3,
+        "cpu_ns_per_record": cpu_ns, "peak_mb": peak_mb,
+    });
+    let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
+    writeln!(file, "{line}").unwrap();
 }
 
 fn number(name: &str, default: u64) -> u64 {
     env::var(name).map_or(default, |number| number.parse().unwrap())
 }
 
-/// Messages that mention nobody: key and value have 48 bytes.
+/// Half messages that mention nobody, half reads of the newest one: key and value have 48 bytes. A channel's share falls with
+/// its rank, as in a real chat.
 fn fill(brokers: &str, records: u64) {
     let settings = settings(brokers);
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -120,17 +159,8 @@ fn fill(brokers: &str, records: u64) {
         .create()
         .unwrap();
     for number in 0..records {
-        let channel = ChannelId(3_000_000_000_000_000_000 + number.wrapping_mul(0x9E37_79B9) % CHANNELS);
-        let event = encode_event(&Event {
-            channel,
-            kind: EventKind::MessageCreated {
-                message: MessageId(30_000_000_000_000_000 + number),
-                author: Some(UserId(
-                    40_000_000_000_000_000 + number.wrapping_mul(0x85EB_CA6B) % 100_000,
-                )),
-                mentions: Mentions::default(),
-            },
-        });
+        let event = event(number);
+        let (channel, event) = (event.channel, encode_event(&event));
         let key = channel.to_string();
         assert_eq!(key.len() + event.len(), 48);
         let partition = partition_of(channel, PARTITIONS).0 as i32;
@@ -144,6 +174,25 @@ fn fill(brokers: &str, records: u64) {
         }
     }
     producer.flush(DEADLINE).unwrap();
+}
+
+fn event(number: u64) -> Event {
+    // Multiples of the golden ratio spread evenly; the bits below choose the member.
+    let spread = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let rank = (CHANNELS as f64).powf((spread >> 11) as f64 / (1u64 << 53) as f64) as u64;
+    let user = UserId(40_000_000_000_000_000 + rank * MEMBERS + number / 2 % MEMBERS);
+    let message = MessageId(30_000_000_000_000_000 + number);
+    Event {
+        channel: ChannelId(3_000_000_000_000_000_000 + rank),
+        kind: match number % 2 {
+            0 => EventKind::MessageCreated {
+                message,
+                author: Some(user),
+                mentions: Mentions::default(),
+            },
+            _ => EventKind::MessageRead { user, message },
+        },
+    }
 }
 
 fn settings(brokers: &str) -> KafkaSettings {
@@ -169,18 +218,21 @@ fn settings(brokers: &str) -> KafkaSettings {
 fn measure(variant: &str) {
     let (brokers, records) = (env::var("BROKERS").unwrap(), number("RECORDS", 0));
     let clock = Clock::default();
+    let mut measured = records;
     match variant {
         "poll" => poll(&brokers, records, &clock),
         "batch" => batch(&brokers, records, &clock),
         "source" => source(&brokers, records, &clock, Duration::ZERO),
         "refused" => source(&brokers, records, &clock, REFUSED_FOR),
+        "applied" => measured = applied::measure(&settings(&brokers), records, WRITE_DELAY_MS, &clock),
+        "written" => measured = applied::measure(&settings(&brokers), records, SHORT_WRITE_DELAY_MS, &clock),
         other => panic!("no such variant: {other}"),
     }
     let (elapsed, cpu_ns) = clock.read();
     println!(
         "measured {:.1} {:.1} {:.1}",
-        records as f64 / elapsed.as_secs_f64() / 1e3,
-        cpu_ns / records as f64,
+        measured as f64 / elapsed.as_secs_f64() / 1e3,
+        cpu_ns / measured as f64,
         peak_mb()
     );
     // Without leaving the group or closing clients: nothing of that is measured.

@@ -14,6 +14,8 @@ fn read(file: &str) -> String {
 fn pages() -> Vec<String> {
     let docs = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")).unwrap();
     let docs = docs.map(|page| format!("docs/{}", page.unwrap().file_name().to_str().unwrap()));
+    // Beside them are plots.
+    let docs = docs.filter(|page| page.ends_with(".md"));
     let first = ["README.md", "ARCHITECTURE.md", "BENCHMARKS.md"].map(str::to_owned);
     first.into_iter().chain(docs).collect()
 }

@@ -13,7 +13,7 @@ pub mod io;
 mod loads;
 mod read_states;
 mod requests;
-mod slab;
+pub mod slab;
 
 use std::collections::{BTreeMap, BTreeSet};
 

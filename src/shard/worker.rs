@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::Receiver;
 
 use super::effects::Runner;
 use super::owned::Owned;
@@ -65,11 +65,18 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
         let _abort = AbortOnPanic;
         let mut has_more = false;
         while self.shards.strong_count() > 0 {
-            let wait = if has_more { Duration::ZERO } else { TICK };
-            match self.inbox.recv_timeout(wait) {
+            // Waiting for no time at all would spin and yield the processor several times before it gives up.
+            let received = match has_more {
+                true => self.inbox.try_recv().map_err(|error| error.is_disconnected()),
+                false => self
+                    .inbox
+                    .recv_timeout(TICK)
+                    .map_err(|error| error.is_disconnected()),
+            };
+            match received {
                 Ok(message) => self.take_messages(message),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(is_over) if is_over => return,
+                Err(_) => {}
             }
             has_more = self.take_records();
         }
