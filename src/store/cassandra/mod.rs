@@ -5,6 +5,7 @@
 
 mod connect;
 mod groups;
+mod pace;
 mod schema;
 mod statements;
 mod tls;
@@ -23,6 +24,7 @@ use tokio::sync::Semaphore;
 pub use self::connect::ConnectError;
 use self::groups::Wanted;
 pub use self::groups::{GROUP_PAIRS_MAX, GROUP_ROWS_MAX, GROUPS_IN_FLIGHT_MAX};
+use self::pace::Pace;
 pub use self::schema::GENERATION;
 use self::statements::Statements;
 use super::gather::Gathering;
@@ -42,9 +44,10 @@ pub const CONNECT_TIMEOUT_MS: u64 = 30_000;
 pub const SCHEMA_TIMEOUT_MS: u64 = 60_000;
 /// How often an idle connection is probed, and how long a probe may take.
 pub const KEEPALIVE_MS: u64 = 10_000;
-/// Writes under way at once; others wait. More than this makes Cassandra slower, not faster.
+/// Writes under way at once; others wait. More than this makes Cassandra slower, not faster. Fewer where it is slow.
 pub const WRITES_IN_FLIGHT_MAX: usize = 1024;
-/// Reads of users and positions under way at once; others wait. Apart from the writes, so that someone who asks does not wait for these.
+/// Reads of users and positions under way at once; others wait. Apart from the writes, so that someone who asks does not
+/// wait for these.
 pub const READS_IN_FLIGHT_MAX: usize = 512;
 
 /// Where the rows are and how to get there: `[store.cassandra]` of the configuration. Empty settings are nothing here.
@@ -95,7 +98,7 @@ struct Shared {
     statements: Statements,
     metrics: StoreMetrics,
     datacenter: Option<String>,
-    writes: Semaphore,
+    writes: Pace,
     reads: Semaphore,
     loads: Arc<Gathering<Wanted, Result<LoadedRow, StoreError>>>,
 }
@@ -117,7 +120,7 @@ impl CassandraStore {
             statements,
             metrics: StoreMetrics::new(),
             datacenter: config.datacenter.clone(),
-            writes: Semaphore::new(WRITES_IN_FLIGHT_MAX),
+            writes: Pace::new(WRITES_IN_FLIGHT_MAX),
             reads: Semaphore::new(READS_IN_FLIGHT_MAX),
             loads: Gathering::new(groups::wants_reader),
         });
@@ -131,8 +134,7 @@ impl CassandraStore {
         statement: &PreparedStatement,
         values: impl SerializeRow,
     ) -> Result<(), StoreError> {
-        // Never closed, so there always is a permit.
-        let _permit = self.shared.writes.acquire().await;
+        let place = self.shared.writes.enter().await;
         let started = Instant::now();
         let result = self.shared.session.execute_unpaged(statement, values).await;
         let result = result.map(drop).map_err(|error| unanswered(row, error));
@@ -140,6 +142,7 @@ impl CassandraStore {
             .metrics
             .writes
             .ended(result.is_ok(), started.elapsed());
+        place.ended(result.is_err());
         result
     }
 
