@@ -3,8 +3,8 @@
 //! What is read by one statement has the same replica, which is asked: so reads stay where the rows are. Read states are
 //! named by their users and their channels, so that all pairs of these are looked for; few pairs more than asked for.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use futures::future::join_all;
@@ -29,10 +29,20 @@ pub const GROUP_PAIRS_MAX: usize = 64;
 /// Of what waits so many are looked at for those that go together.
 const LOOKED_AT_MAX: usize = 128;
 
+/// Rows that are remembered as [`Suspects`].
+pub const SUSPECTS_MAX: usize = 4096;
+
+/// Rows of statements for several that took too long. Perhaps one of them always does: each is read by itself the next
+/// time, so that nobody suffers from that one again and again.
+#[derive(Default)]
+pub struct Suspects(Mutex<HashSet<LoadKey>>);
+
 /// A row that is asked for.
 #[derive(Clone)]
 pub struct Wanted {
     pub key: LoadKey,
+    /// It is read by itself.
+    pub is_suspect: bool,
     /// Who has it; nothing where that makes no difference.
     pub replica: Option<Arc<Node>>,
 }
@@ -57,6 +67,24 @@ pub fn wants_reader(readers: usize, _: usize) -> bool {
     readers < GROUPS_IN_FLIGHT_MAX
 }
 
+impl Suspects {
+    fn add(&self, keys: impl Iterator<Item = LoadKey>) {
+        let mut suspects = self.keys();
+        let room = SUSPECTS_MAX.saturating_sub(suspects.len());
+        suspects.extend(keys.take(room));
+    }
+
+    /// Whether it is one. It is none any more.
+    pub fn take(&self, key: &LoadKey) -> bool {
+        self.keys().remove(key)
+    }
+
+    fn keys(&self) -> MutexGuard<'_, HashSet<LoadKey>> {
+        // Nothing panics while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Group {
     /// Takes a row if it can be asked for together with the others.
     fn takes(&mut self, wanted: &Wanted) -> bool {
@@ -65,6 +93,9 @@ impl Group {
             self.add(wanted.key);
             return true;
         };
+        if first.is_suspect || wanted.is_suspect {
+            return false;
+        }
         let host = |wanted: &Wanted| wanted.replica.as_ref().map(|node| node.host_id);
         if self.rows == GROUP_ROWS_MAX || host(first) != host(wanted) {
             return false;
@@ -83,6 +114,16 @@ impl Group {
             self.add(wanted.key);
         }
         goes_along
+    }
+
+    fn name(&self) -> String {
+        match self.users.is_empty() {
+            true => format!("channels rows of channel_id in {:?}", self.channels),
+            false => format!(
+                "{} read_states rows of user_id in {:?} and channel_id in {:?}",
+                self.rows, self.users, self.channels
+            ),
+        }
     }
 
     fn add(&mut self, key: LoadKey) {
@@ -124,8 +165,12 @@ impl CassandraStore {
             _ => self.read_at_once(group, waiting).await,
         };
         join_all(one_by_one.into_iter().map(async |Waiting { key, done }| {
+            let row = self.load_one(key.key).await;
+            if key.is_suspect && matches!(row, Err(StoreError::Unavailable(_))) {
+                self.shared.suspects.add([key.key].into_iter());
+            }
             // Nobody may be waiting any more.
-            let _ = done.send(self.load_one(key.key).await);
+            let _ = done.send(row);
         }))
         .await;
     }
@@ -134,10 +179,6 @@ impl CassandraStore {
     /// of the replica.
     async fn read_at_once(&self, group: &Group, waiting: Vec<RowWaiting>) -> Vec<RowWaiting> {
         let started = Instant::now();
-        let what = format!(
-            "{} rows of users {:?} and channels {:?}",
-            group.rows, group.users, group.channels
-        );
         let selected = self.select(group).await;
         let took = started.elapsed();
         let answer = |waiting: RowWaiting, row: Result<LoadedRow, StoreError>| {
@@ -148,6 +189,10 @@ impl CassandraStore {
         let result = match selected {
             Ok(result) => result,
             Err(error) if is_of_all(&error) => {
+                self.shared
+                    .suspects
+                    .add(waiting.iter().map(|waiting| waiting.key.key));
+                let what = group.name();
                 for waiting in waiting {
                     answer(waiting, Err(unanswered(&what, &error)));
                 }
@@ -155,7 +200,7 @@ impl CassandraStore {
             }
             Err(_) => return waiting,
         };
-        let result = rows_of(&what, result);
+        let result = rows_of("rows", result);
         let found = result
             .as_ref()
             .map_err(|_| ())
@@ -281,10 +326,15 @@ mod tests {
 
     /// How many of these one statement asks for.
     fn taken(keys: impl IntoIterator<Item = LoadKey>) -> usize {
+        taken_but(&Suspects::default(), keys)
+    }
+
+    fn taken_but(suspects: &Suspects, keys: impl IntoIterator<Item = LoadKey>) -> usize {
         let mut group = Group::default();
         let taken = keys.into_iter().filter(|key| {
             let wanted = Wanted {
                 key: *key,
+                is_suspect: suspects.take(key),
                 replica: None,
             };
             group.takes(&wanted)
@@ -308,5 +358,18 @@ mod tests {
             2
         );
         assert_eq!(taken([LoadKey::Head(ChannelId(1)), read_state(1, 1)]), 1);
+    }
+
+    #[test]
+    fn rows_of_a_statement_that_took_too_long_are_read_by_themselves_the_next_time() {
+        let suspects = Suspects::default();
+        let heads = |ids: std::ops::Range<u64>| ids.map(|id| LoadKey::Head(ChannelId(id)));
+        suspects.add(heads(1..4));
+        assert_eq!(taken_but(&suspects, heads(1..9)), 1, "the first is one");
+        assert_eq!(taken_but(&suspects, heads(1..9)), 8, "once");
+        suspects.add(heads(3..5));
+        assert_eq!(taken_but(&suspects, heads(1..9)), 6);
+        suspects.add(heads(0..2 * SUSPECTS_MAX as u64));
+        assert_eq!(suspects.keys().len(), SUSPECTS_MAX);
     }
 }

@@ -22,8 +22,8 @@ use scylla::statement::prepared::PreparedStatement;
 use tokio::sync::Semaphore;
 
 pub use self::connect::ConnectError;
-use self::groups::Wanted;
 pub use self::groups::{GROUP_PAIRS_MAX, GROUP_ROWS_MAX, GROUPS_IN_FLIGHT_MAX};
+use self::groups::{Suspects, Wanted};
 use self::pace::Pace;
 pub use self::schema::GENERATION;
 use self::statements::Statements;
@@ -101,6 +101,7 @@ struct Shared {
     writes: Pace,
     reads: Semaphore,
     loads: Arc<Gathering<Wanted, Result<LoadedRow, StoreError>>>,
+    suspects: Suspects,
 }
 
 /// A row's `state`, and its write timestamp.
@@ -123,6 +124,7 @@ impl CassandraStore {
             writes: Pace::new(WRITES_IN_FLIGHT_MAX),
             reads: Semaphore::new(READS_IN_FLIGHT_MAX),
             loads: Gathering::new(groups::wants_reader),
+            suspects: Suspects::default(),
         });
         Ok(CassandraStore { shared })
     }
@@ -254,8 +256,12 @@ impl CassandraStore {
 
 impl Store for CassandraStore {
     async fn load(&self, key: LoadKey) -> Result<LoadedRow, StoreError> {
-        let replica = self.replica_of(key);
-        let (row, reader) = self.shared.loads.ask(Wanted { key, replica });
+        let wanted = Wanted {
+            key,
+            is_suspect: self.shared.suspects.take(&key),
+            replica: self.replica_of(key),
+        };
+        let (row, reader) = self.shared.loads.ask(wanted);
         if let Some(reader) = reader {
             tokio::spawn(self.clone().read_groups(reader));
         }
