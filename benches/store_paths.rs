@@ -388,7 +388,8 @@ async fn bare_cassandra(session: &Arc<Session>, keyspace: &str, shape: Shape, ke
             let blob = rows::encode_read_state(key, &state).unwrap();
             let user = (key.user.0 + OTHER_USERS) as i64;
             let values = (user, key.channel.0 as i64, blob, index as i64 + 1);
-            session.execute_unpaged(&insert, values).await.unwrap();
+            // On a busy machine it may take too long; partitions try again as well.
+            while session.execute_unpaged(&insert, &values).await.is_err() {}
         }
     })
     .await;
@@ -398,7 +399,7 @@ async fn bare_cassandra(session: &Arc<Session>, keyspace: &str, shape: Shape, ke
         async move {
             let key = shape.key(index);
             let values = ((key.user.0 + OTHER_USERS) as i64, key.channel.0 as i64);
-            session.execute_unpaged(&select, values).await.unwrap();
+            while session.execute_unpaged(&select, &values).await.is_err() {}
         }
     })
     .await;
