@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use futures::stream::{self, StreamExt};
 use readstates::model::channel::{Level, Node};
 use readstates::model::ids::{ChannelId, PartitionId, UserId};
-use readstates::partition::io::{LoadKey, Write};
+use readstates::partition::io::{LoadKey, LoadedRow, Write};
 use readstates::shard::retry::{
     StoreHealth, load_after_backoff, store_position_until_done, write_until_done,
 };
@@ -339,6 +339,98 @@ async fn an_outage_is_outlived() {
     })
     .unwrap()
     .await;
+}
+
+/// Requests that the server has had from everybody who is connected.
+async fn requests(session: &Session) -> i64 {
+    let counts = session
+        .query_unpaged("SELECT request_count FROM system_views.clients", ())
+        .await
+        .unwrap()
+        .into_rows_result()
+        .unwrap();
+    counts.rows::<(i64,)>().unwrap().map(|row| row.unwrap().0).sum()
+}
+
+/// Loads that are asked for all at once: rows that are there, that are not, and one that was edited by hand. Each is
+/// answered with its own row. Returns how many were asked for.
+async fn load_at_once(store: &CassandraStore, session: &Session, keyspace: &str) -> usize {
+    let pairs = (1..=50).flat_map(|user| (1..=4).map(move |channel| (user, channel)));
+    let pairs = pairs
+        .chain((10..=110).map(|id| (id, id)))
+        .chain((200..300).map(|id| (7, id)));
+    let pairs: Vec<(u64, u64)> = pairs.collect();
+    let is_there = |user: u64, channel: u64| !(user + channel).is_multiple_of(3);
+    let row = |user: u64, channel: u64| is_there(user, channel).then(|| read_state(at(user), channel));
+    for (user, channel) in &pairs {
+        if let Some(state) = row(*user, *channel) {
+            store
+                .write(&Write::ReadState(key(*user, *channel), state))
+                .await
+                .unwrap();
+        }
+        if *channel >= 200 && is_there(*user, *channel) {
+            let written = Write::Head(ChannelId(*channel), Arc::new(head(at(*channel))));
+            store.write(&written).await.unwrap();
+        }
+    }
+    let edit =
+        format!("UPDATE {keyspace}.read_states_g1 SET state = 0x00 WHERE user_id = 3 AND channel_id = 2");
+    run(session, &edit).await;
+
+    let states = futures::future::join_all(pairs.iter().map(async |(user, channel)| {
+        let loaded = store.load(LoadKey::ReadState(key(*user, *channel))).await;
+        match (user, channel) {
+            (3, 2) => check_refused(loaded, &["user_id=3"]),
+            _ => match loaded.unwrap() {
+                LoadedRow::ReadState(state) => assert_eq!(state, row(*user, *channel), "{user} {channel}"),
+                other => panic!("{other:?}"),
+            },
+        }
+    }));
+    let heads = futures::future::join_all((200..300).map(async |channel| {
+        let expected = is_there(7, channel).then(|| Arc::new(head(at(channel))));
+        assert_eq!(stores::load_head(store, ChannelId(channel)).await, expected);
+    }));
+    let (states, heads) = futures::join!(states, heads);
+    states.len() + heads.len()
+}
+
+#[tokio::test]
+async fn what_is_asked_for_at_once_is_read_by_few_statements() {
+    let server = Cassandra::start();
+    let store = CassandraStore::connect(&config(&server.url(), "together"))
+        .await
+        .unwrap();
+    let session = SessionBuilder::new()
+        .known_node(server.url())
+        .build()
+        .await
+        .unwrap();
+    load_at_once(&store, &session, "together").await;
+    let before = requests(&session).await;
+    let loads = load_at_once(&store, &session, "together").await as i64;
+    let written = loads * 2 / 3;
+    let reads = requests(&session).await - before - written;
+    assert!(reads < loads / 2, "{reads} requests for {loads} rows");
+}
+
+/// As an operator may have it: then rows are read one by one.
+#[tokio::test]
+async fn a_server_that_allows_no_statement_for_several_rows_is_read_all_the_same() {
+    let server = Cassandra::start_with(&[
+        "partition_keys_in_select_warn_threshold=1",
+        "partition_keys_in_select_fail_threshold=2",
+    ]);
+    let store = CassandraStore::connect(&config(&server.url(), "guarded"))
+        .await
+        .unwrap();
+    let session = SessionBuilder::new()
+        .known_node(server.url())
+        .build()
+        .await
+        .unwrap();
+    load_at_once(&store, &session, "guarded").await;
 }
 
 /// Twenty times as many writes as may be under way at once: all arrive. Prints the rate.

@@ -39,6 +39,8 @@ enum Loads {
     Broken,
     /// Never, which no store does.
     Silent,
+    /// The same for one read state.
+    SilentFor(ReadStateKey),
 }
 
 #[derive(Clone)]
@@ -67,7 +69,11 @@ impl InMemory {
 impl Store for InMemory {
     async fn load(&self, key: LoadKey) -> Result<LoadedRow, StoreError> {
         let mut told = self.loads.subscribe();
-        let loads = *told.wait_for(|loads| *loads != Loads::Silent).await.unwrap();
+        let is_silent = |loads: &Loads| match loads {
+            Loads::SilentFor(silent) => key == LoadKey::ReadState(*silent),
+            loads => *loads == Loads::Silent,
+        };
+        let loads = *told.wait_for(|loads| !is_silent(loads)).await.unwrap();
         match (loads, key) {
             (Loads::Failing, _) => Err(StoreError::Unavailable("it is told to".to_owned())),
             (Loads::Broken, _) => Err(StoreError::Broken(BROKEN.to_owned())),
@@ -338,6 +344,29 @@ async fn nothing_is_answered_or_stored_while_others_may_own_it() {
     shards.forget(PARTITION, ASSIGNMENT);
     let told = tokio::time::timeout(DEADLINE, waiting).await;
     assert_eq!(told.unwrap().unwrap(), Err(Unanswered::NotOwned));
+}
+
+/// Rows are asked for many at once, and come back each as it comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_does_not_come_holds_up_no_other() {
+    let store = InMemory::new();
+    let shards = start_live(&store).await;
+    let (at, until) = (Instant::now(), Instant::now() + DEADLINE * 10);
+    shards.confirmed(Some(Confirmed { at, until }));
+    store.set(Loads::SilentFor(key(1)));
+    (1..=40).for_each(|offset| offer(&shards, offset));
+    for offset in 2..=40 {
+        let after = Some(Offset(40));
+        let answers = shards.get(PARTITION, vec![key(offset)], after, DEADLINE).await;
+        assert!(answers.unwrap()[0].as_ref().unwrap().exists, "{offset}");
+    }
+    assert_eq!(shards.status().await[0].applied, Some(Offset(0)));
+    store.set(Loads::Empty);
+    let end = Instant::now() + DEADLINE;
+    while shards.status().await[0].applied != Some(Offset(40)) {
+        assert!(Instant::now() < end, "it goes on");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -96,7 +96,21 @@ pub struct Channels {
     node_writes: VecDeque<(NodeKey, LogPosition, Node)>,
     /// Old versions to be deleted.
     deletes: VecDeque<(NodeKey, LogPosition)>,
+    /// Whose turn it is to be written.
+    turn: usize,
     planted: Planted,
+}
+
+/// What is written in turn.
+#[derive(Clone, Copy)]
+enum Turn {
+    Node,
+    Head,
+    Deletion,
+}
+
+impl Turn {
+    const ALL: [Turn; 3] = [Turn::Node, Turn::Head, Turn::Deletion];
 }
 
 /// The nodes of one channel, as the tree sees them.
@@ -422,18 +436,37 @@ impl Channels {
         }
     }
 
-    /// The next node, or old version of one, to write.
-    pub fn next_node_write(&mut self) -> Option<Write> {
-        if let Some((key, version, node)) = self.node_writes.pop_front() {
-            return Some(Write::Node(key, version, node));
+    /// The next write: a node, a head and a deletion in turn, so that none waits for all that there is of another kind,
+    /// which may never come to an end.
+    pub fn next_write(&mut self, oldest_read_state: Option<LogPosition>) -> Option<Write> {
+        for _ in 0..Turn::ALL.len() {
+            let turn = Turn::ALL[self.turn % Turn::ALL.len()];
+            self.turn = self.turn.wrapping_add(1);
+            let write = match turn {
+                Turn::Node => self.next_node_write(),
+                Turn::Head => self.next_head_write(oldest_read_state),
+                Turn::Deletion => self.next_deletion(),
+            };
+            if write.is_some() {
+                return write;
+            }
         }
+        None
+    }
+
+    fn next_node_write(&mut self) -> Option<Write> {
+        let (key, version, node) = self.node_writes.pop_front()?;
+        Some(Write::Node(key, version, node))
+    }
+
+    fn next_deletion(&mut self) -> Option<Write> {
         let (key, below) = self.deletes.pop_front()?;
         Some(Write::DeleteNodesBelow(key, below))
     }
 
     /// The next head to write, if everything that it waits for is acknowledged: its nodes, and all changes of read
     /// states up to it.
-    pub fn next_head_write(&mut self, oldest_read_state: Option<LogPosition>) -> Option<Write> {
+    fn next_head_write(&mut self, oldest_read_state: Option<LogPosition>) -> Option<Write> {
         let (applied, channel) = self.ready.first().copied()?;
         let is_waiting = oldest_read_state.is_some_and(|oldest| oldest <= applied);
         if is_waiting && !self.planted.is(Bug::HeadBeforeReadStates) {
@@ -503,7 +536,9 @@ impl Channels {
             None => self.heads.unpin(&channel),
             Some((changed_at, since)) => {
                 self.unacknowledged.insert((since, channel));
-                self.queue.push_back((changed_at, since, channel));
+                // It may be due already: behind newer ones it would wait for their delay as well.
+                let place = self.queue.partition_point(|(at, ..)| *at <= changed_at);
+                self.queue.insert(place, (changed_at, since, channel));
             }
         }
     }

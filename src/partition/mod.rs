@@ -418,11 +418,9 @@ impl Partition {
     fn write_channels(&mut self, out: &mut Vec<Effect>) {
         while self.channel_writes < self.settings.channel_writes_max {
             let oldest_read_state = self.read_states.oldest_unacknowledged();
-            let write = self
-                .channels
-                .next_node_write()
-                .or_else(|| self.channels.next_head_write(oldest_read_state));
-            let Some(write) = write else { break };
+            let Some(write) = self.channels.next_write(oldest_read_state) else {
+                break;
+            };
             self.channel_writes += 1;
             out.push(Effect::Write(write));
         }

@@ -1,9 +1,11 @@
 //! Does what partitions want done, on the runtime, and brings the outcome back to their thread.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
+use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 
 use super::confirmation::Confirmation;
@@ -27,6 +29,18 @@ pub struct Origin {
     pub witness: Arc<Witness>,
 }
 
+/// A row to be read.
+pub struct Load {
+    /// Comes back.
+    pub token: LoadToken,
+    pub key: LoadKey,
+    /// How often this has failed before.
+    pub attempt: u32,
+}
+
+/// Rows that one task reads or writes, and outcomes that one message brings back.
+pub const ROWS_TOGETHER_MAX: usize = 64;
+
 /// Does effects.
 pub struct Runner<S, D> {
     pub store: S,
@@ -39,27 +53,39 @@ pub struct Runner<S, D> {
 }
 
 impl<S: Store, D: DeadLetterSink> Runner<S, D> {
-    /// Reads a row once, after a pause if that failed before.
-    pub fn load(self: &Arc<Self>, origin: &Origin, token: LoadToken, key: LoadKey, attempt: u32) {
-        let (runner, store) = (Arc::clone(self), self.store_of(origin));
-        self.bring_back(origin, async move {
-            match load_after_backoff(&store, &runner.store_health, key, attempt).await {
-                Ok(row) => Some(Input::Loaded { token, row }),
-                Err(_) => Some(Input::LoadFailed { token }),
-            }
-        });
+    /// Reads rows, each once, after a pause if that failed before.
+    pub fn load(self: &Arc<Self>, origin: &Origin, loads: Vec<Load>) {
+        for loads in in_parts(loads) {
+            let store = self.store_of(origin);
+            let outcomes = loads.into_iter().map(|Load { token, key, attempt }| {
+                let (runner, store) = (Arc::clone(self), store.clone());
+                async move {
+                    match load_after_backoff(&store, &runner.store_health, key, attempt).await {
+                        Ok(row) => Some(Input::Loaded { token, row }),
+                        Err(_) => Some(Input::LoadFailed { token }),
+                    }
+                }
+            });
+            self.bring_all_back(origin, outcomes.collect());
+        }
     }
 
-    /// Writes a row, trying for as long as the partition is owned.
-    pub fn write(self: &Arc<Self>, origin: &Origin, write: Write) {
-        let (runner, store) = (Arc::clone(self), self.store_of(origin));
-        self.bring_back(origin, async move {
-            let written = write_until_done(&store, &runner.store_health, &write).await;
-            written
-                .inspect_err(log_unwritable)
-                .ok()
-                .map(|()| Input::Written(write.key()))
-        });
+    /// Writes rows, each for as long as it takes and the partition is owned.
+    pub fn write(self: &Arc<Self>, origin: &Origin, writes: Vec<Write>) {
+        for writes in in_parts(writes) {
+            let store = self.store_of(origin);
+            let outcomes = writes.into_iter().map(|write| {
+                let (runner, store) = (Arc::clone(self), store.clone());
+                async move {
+                    let written = write_until_done(&store, &runner.store_health, &write).await;
+                    written
+                        .inspect_err(log_unwritable)
+                        .ok()
+                        .map(|()| Input::Written(write.key()))
+                }
+            });
+            self.bring_all_back(origin, outcomes.collect());
+        }
     }
 
     /// Stores the durable position, trying for as long as the partition is owned, and only while that is certain: a
@@ -140,6 +166,15 @@ impl<S: Store, D: DeadLetterSink> Runner<S, D> {
         origin: &Origin,
         outcome: impl Future<Output = Option<Input>> + Send + 'static,
     ) {
+        self.bring_all_back(origin, FuturesUnordered::from_iter([outcome]));
+    }
+
+    /// The same for several things at once. What came of them comes back as it comes, and together what comes together.
+    fn bring_all_back(
+        self: &Arc<Self>,
+        origin: &Origin,
+        outcomes: FuturesUnordered<impl Future<Output = Option<Input>> + Send + 'static>,
+    ) {
         let Origin {
             partition,
             assignment,
@@ -147,18 +182,29 @@ impl<S: Store, D: DeadLetterSink> Runner<S, D> {
             ..
         } = origin.clone();
         let inbox = self.inbox.clone();
+        let mut outcomes = outcomes.filter_map(ready).ready_chunks(ROWS_TOGETHER_MAX);
         self.runtime.spawn(async move {
-            tokio::select! {
-                outcome = outcome => {
-                    if let Some(input) = outcome {
+            loop {
+                tokio::select! {
+                    outcomes = outcomes.next() => {
+                        let Some(outcomes) = outcomes else { return };
                         // The thread may have ended; then nobody waits for it.
-                        let _ = inbox.send(Message::Done(partition, assignment, input));
+                        let _ = inbox.send(Message::Done(partition, assignment, outcomes));
                     }
+                    _ = gone.changed() => return,
                 }
-                _ = gone.changed() => {}
             }
         });
     }
+}
+
+/// What one task does, in the order in which it came.
+fn in_parts<T>(mut all: Vec<T>) -> impl Iterator<Item = Vec<T>> {
+    std::iter::from_fn(move || {
+        let rest = all.split_off(all.len().min(ROWS_TOGETHER_MAX));
+        let part = std::mem::replace(&mut all, rest);
+        (!part.is_empty()).then_some(part)
+    })
 }
 
 /// Such a row stays unwritten, and the durable position does not pass it. That nothing may be written is said once,

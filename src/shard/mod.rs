@@ -104,8 +104,8 @@ enum Message {
     Drain(PartitionId, u64, oneshot::Sender<LogPosition>),
     Forget(PartitionId, u64),
     Ask(PartitionId, Asked, oneshot::Sender<Result<Reply, Unanswered>>),
-    /// The outcome of an effect.
-    Done(PartitionId, u64, Input),
+    /// The outcomes of effects.
+    Done(PartitionId, u64, Vec<Input>),
     /// The dead letter at this offset is safe.
     DeadLettered(PartitionId, u64, Offset),
     Report(oneshot::Sender<Report>),

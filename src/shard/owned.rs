@@ -6,7 +6,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use tokio::sync::{oneshot, watch};
 
-use super::effects::{Origin, Runner};
+use super::effects::{Load, Origin, Runner};
 use super::intake::{Intake, Next};
 use super::progress::{Found, Progress, STUCK_AFTER};
 use super::taken::Taken;
@@ -318,10 +318,11 @@ impl Owned {
         effects: &mut Vec<Effect>,
         runner: &Arc<Runner<S, D>>,
     ) {
+        let (mut loads, mut writes) = (Vec::new(), Vec::new());
         for effect in effects.drain(..) {
             match effect {
-                Effect::Load { token, key, attempt } => runner.load(&self.origin, token, key, attempt),
-                Effect::Write(write) => runner.write(&self.origin, write),
+                Effect::Load { token, key, attempt } => loads.push(Load { token, key, attempt }),
+                Effect::Write(write) => writes.push(write),
                 Effect::StorePosition(position) => runner.store_position(&self.origin, position),
                 Effect::Reply { request, reply } => {
                     if let Some(waiting) = self.waiting.remove(&request) {
@@ -336,6 +337,8 @@ impl Owned {
                 }
             }
         }
+        runner.load(&self.origin, loads);
+        runner.write(&self.origin, writes);
     }
 
     /// The partition is given up: nothing that is under way for it goes on trying.

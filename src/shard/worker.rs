@@ -168,13 +168,15 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
                 }
                 None => drop(reply.send(Err(Unanswered::NotOwned))),
             },
-            Message::Done(partition, assignment, input) => {
+            Message::Done(partition, assignment, inputs) => {
                 let owned = self
                     .owned
                     .get_mut(&partition)
                     .filter(|owned| owned.assignment() == assignment);
                 if let Some(owned) = owned {
-                    owned.handle(now, input, effects);
+                    for input in inputs {
+                        owned.handle(now, input, effects);
+                    }
                     owned.run(effects, &self.runner);
                 }
             }

@@ -3,6 +3,7 @@
 pub mod cassandra;
 pub mod either;
 pub mod embedded;
+mod gather;
 pub mod rows;
 
 use std::future::Future;

@@ -18,7 +18,7 @@ use super::{StoreError, StoredPosition, StreamIdentity};
 use crate::model::channel::{Block, Head, Level, Node, Page};
 use crate::model::ids::{ChannelId, LogPosition, MessageId, PartitionId, ReadStateKey};
 use crate::model::read_state::{Membership, ReadState};
-use crate::partition::io::NodeKey;
+use crate::partition::io::{LoadKey, LoadedRow, NodeKey};
 
 mod proto {
     include!(concat!(env!("OUT_DIR"), "/readstates.rows.v1.rs"));
@@ -187,6 +187,27 @@ pub fn encode_head(channel: ChannelId, head: &Head) -> Result<Vec<u8>, RowError>
         newest_block: has_messages.then(|| messages_to(&head.newest_block.messages)),
     };
     sized(row, encoded.encode_to_vec())
+}
+
+/// Makes of what the store has of a row (when it was written, and its bytes) what was asked for.
+///
+/// # Errors
+/// If it is of a newer format, damaged, or not ours.
+pub fn decode(key: LoadKey, found: Option<(i64, &[u8])>) -> Result<LoadedRow, StoreError> {
+    Ok(match key {
+        LoadKey::ReadState(key) => {
+            let state = found.map(|(at, state)| decode_read_state(key, at, state));
+            LoadedRow::ReadState(state.transpose()?)
+        }
+        LoadKey::Head(channel) => {
+            let head = found.map(|(at, state)| decode_head(channel, at, state));
+            LoadedRow::Head(head.transpose()?.map(Arc::new))
+        }
+        LoadKey::Node(key, version) => {
+            let node = found.map(|(at, state)| decode_node(key, version, at, state));
+            LoadedRow::Node(node.transpose()?)
+        }
+    })
 }
 
 /// Decodes the root of a channel that was written with this timestamp.

@@ -4,6 +4,8 @@
 //! can be repeated. A row whose timestamp is not the place that it carries was not written by us, and is refused.
 
 mod connect;
+mod groups;
+mod pace;
 mod schema;
 mod statements;
 mod tls;
@@ -20,9 +22,13 @@ use scylla::statement::prepared::PreparedStatement;
 use tokio::sync::Semaphore;
 
 pub use self::connect::ConnectError;
+pub use self::groups::{GROUP_PAIRS_MAX, GROUP_ROWS_MAX, GROUPS_IN_FLIGHT_MAX};
+use self::groups::{Suspects, Wanted};
+use self::pace::Pace;
 pub use self::schema::GENERATION;
 use self::statements::Statements;
-use super::rows::{self, RowError, RowName};
+use super::gather::Gathering;
+use super::rows::{self, RowName};
 use super::{Store, StoreError, StoredPosition};
 use crate::model::ids::{ChannelId, LogPosition, PartitionId, ReadStateKey, UserId};
 use crate::model::read_state::ReadState;
@@ -38,9 +44,10 @@ pub const CONNECT_TIMEOUT_MS: u64 = 30_000;
 pub const SCHEMA_TIMEOUT_MS: u64 = 60_000;
 /// How often an idle connection is probed, and how long a probe may take.
 pub const KEEPALIVE_MS: u64 = 10_000;
-/// Writes under way at once; others wait. More than this makes Cassandra slower, not faster.
+/// Writes under way at once; others wait. More than this makes Cassandra slower, not faster. Fewer where it is slow.
 pub const WRITES_IN_FLIGHT_MAX: usize = 1024;
-/// Reads under way at once; others wait. Apart from the writes, so that someone who asks does not wait for these.
+/// Reads of users and positions under way at once; others wait. Apart from the writes, so that someone who asks does not
+/// wait for these.
 pub const READS_IN_FLIGHT_MAX: usize = 512;
 
 /// Where the rows are and how to get there: `[store.cassandra]` of the configuration. Empty settings are nothing here.
@@ -90,8 +97,11 @@ struct Shared {
     session: Session,
     statements: Statements,
     metrics: StoreMetrics,
-    writes: Semaphore,
+    datacenter: Option<String>,
+    writes: Pace,
     reads: Semaphore,
+    loads: Arc<Gathering<Wanted, Result<LoadedRow, StoreError>>>,
+    suspects: Suspects,
 }
 
 /// A row's `state`, and its write timestamp.
@@ -110,8 +120,11 @@ impl CassandraStore {
             session,
             statements,
             metrics: StoreMetrics::new(),
-            writes: Semaphore::new(WRITES_IN_FLIGHT_MAX),
+            datacenter: config.datacenter.clone(),
+            writes: Pace::new(WRITES_IN_FLIGHT_MAX),
             reads: Semaphore::new(READS_IN_FLIGHT_MAX),
+            loads: Gathering::new(groups::wants_reader),
+            suspects: Suspects::default(),
         });
         Ok(CassandraStore { shared })
     }
@@ -123,8 +136,7 @@ impl CassandraStore {
         statement: &PreparedStatement,
         values: impl SerializeRow,
     ) -> Result<(), StoreError> {
-        // Never closed, so there always is a permit.
-        let _permit = self.shared.writes.acquire().await;
+        let place = self.shared.writes.enter().await;
         let started = Instant::now();
         let result = self.shared.session.execute_unpaged(statement, values).await;
         let result = result.map(drop).map_err(|error| unanswered(row, error));
@@ -132,6 +144,7 @@ impl CassandraStore {
             .metrics
             .writes
             .ended(result.is_ok(), started.elapsed());
+        place.ended(result.is_err());
         result
     }
 
@@ -160,17 +173,53 @@ impl CassandraStore {
         row: RowName,
         statement: &PreparedStatement,
         key: impl SerializeRow,
-        decode: impl FnOnce(i64, &[u8]) -> Result<T, RowError>,
-    ) -> Result<Option<T>, StoreError> {
+        decode: impl FnOnce(Option<(i64, &[u8])>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let make = |rows: &QueryRowsResult| {
             let cells = rows
                 .maybe_first_row::<Cells>()
                 .map_err(|error| unexpected(row, error))?;
             // Without a state or a timestamp it decodes to an error.
-            let decoded = cells.map(|(state, at)| decode(at.unwrap_or_default(), state.unwrap_or_default()));
-            Ok(decoded.transpose()?)
+            decode(cells.map(|(state, at)| (at.unwrap_or_default(), state.unwrap_or_default())))
         };
         self.execute_read(row, statement, key, make).await
+    }
+
+    /// Reads a row by a statement of its own.
+    async fn load_one(&self, key: LoadKey) -> Result<LoadedRow, StoreError> {
+        let statements = &self.shared.statements;
+        match key {
+            LoadKey::ReadState(of) => {
+                let columns = (bigint(of.user.0), bigint(of.channel.0));
+                let statement = &statements.select_read_state;
+                self.load_by(key, RowName::ReadState(of), statement, columns)
+                    .await
+            }
+            LoadKey::Head(channel) => {
+                let columns = (bigint(channel.0),);
+                let statement = &statements.select_head;
+                self.load_by(key, RowName::Head(channel), statement, columns)
+                    .await
+            }
+            LoadKey::Node(node, version) => {
+                let (channel, level, first) = node_columns(node);
+                let columns = (channel, level, first, timestamp(version));
+                let statement = &statements.select_node;
+                self.load_by(key, RowName::Node(node, version), statement, columns)
+                    .await
+            }
+        }
+    }
+
+    async fn load_by(
+        &self,
+        key: LoadKey,
+        row: RowName,
+        statement: &PreparedStatement,
+        columns: impl SerializeRow,
+    ) -> Result<LoadedRow, StoreError> {
+        let make = |cells: Option<(i64, &[u8])>| rows::decode(key, cells);
+        self.read_row(row, statement, columns, make).await
     }
 
     async fn write_node(
@@ -207,37 +256,18 @@ impl CassandraStore {
 
 impl Store for CassandraStore {
     async fn load(&self, key: LoadKey) -> Result<LoadedRow, StoreError> {
-        let statements = &self.shared.statements;
-        match key {
-            LoadKey::ReadState(key) => {
-                let columns = (bigint(key.user.0), bigint(key.channel.0));
-                let decode = |at, state: &[u8]| rows::decode_read_state(key, at, state);
-                let row = RowName::ReadState(key);
-                let state = self
-                    .read_row(row, &statements.select_read_state, columns, decode)
-                    .await?;
-                Ok(LoadedRow::ReadState(state))
-            }
-            LoadKey::Head(channel) => {
-                let columns = (bigint(channel.0),);
-                let decode = |at, state: &[u8]| rows::decode_head(channel, at, state);
-                let row = RowName::Head(channel);
-                let head = self
-                    .read_row(row, &statements.select_head, columns, decode)
-                    .await?;
-                Ok(LoadedRow::Head(head.map(Arc::new)))
-            }
-            LoadKey::Node(key, version) => {
-                let (channel, level, first) = node_columns(key);
-                let columns = (channel, level, first, timestamp(version));
-                let decode = |at, state: &[u8]| rows::decode_node(key, version, at, state);
-                let row = RowName::Node(key, version);
-                let node = self
-                    .read_row(row, &statements.select_node, columns, decode)
-                    .await?;
-                Ok(LoadedRow::Node(node))
-            }
+        let wanted = Wanted {
+            key,
+            is_suspect: self.shared.suspects.take(&key),
+            replica: self.replica_of(key),
+        };
+        let (row, reader) = self.shared.loads.ask(wanted);
+        if let Some(reader) = reader {
+            tokio::spawn(self.clone().read_groups(reader));
         }
+        // It ends without an answer only as the process does.
+        row.await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("{key:?}: not read, ending"))))
     }
 
     async fn write(&self, write: &Write) -> Result<(), StoreError> {
@@ -310,7 +340,10 @@ impl Store for CassandraStore {
 
     async fn load_position(&self, partition: PartitionId) -> Result<Option<StoredPosition>, StoreError> {
         let columns = (partition.0.cast_signed(),);
-        let decode = |at, state: &[u8]| rows::decode_position(partition, at, state);
+        let decode = |cells: Option<(i64, &[u8])>| {
+            let position = cells.map(|(at, state)| rows::decode_position(partition, at, state));
+            Ok(position.transpose()?)
+        };
         let row = RowName::Position(partition);
         self.read_row(row, &self.shared.statements.select_position, columns, decode)
             .await

@@ -14,7 +14,9 @@ pub(super) struct Statements {
     pub delete_nodes_below: PreparedStatement,
     pub select_read_state: PreparedStatement,
     pub select_user: PreparedStatement,
+    pub select_read_states: PreparedStatement,
     pub select_head: PreparedStatement,
+    pub select_heads: PreparedStatement,
     pub select_node: PreparedStatement,
     pub select_position: PreparedStatement,
 }
@@ -57,6 +59,14 @@ impl Statements {
             select_user: one(format!(
                 "SELECT channel_id, {cells} FROM {read_states} WHERE user_id = ? AND channel_id > ? \
                  ORDER BY channel_id ASC LIMIT ?"
+            ))
+            .await?,
+            select_read_states: one(format!(
+                "SELECT user_id, channel_id, {cells} FROM {read_states} WHERE user_id IN ? AND channel_id IN ?"
+            ))
+            .await?,
+            select_heads: one(format!(
+                "SELECT channel_id, {cells} FROM {channels} WHERE channel_id IN ?"
             ))
             .await?,
             select_head: one(format!("SELECT {cells} FROM {channels} WHERE channel_id = ?")).await?,

@@ -10,6 +10,7 @@ mod keys;
 mod writer;
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +24,8 @@ use tokio::time::timeout;
 use self::batch::{Batch, Change};
 use self::folder::Folder;
 use self::writer::{Broken, Waiting, Writer};
-use super::rows::{self, RowError, RowName};
+use super::gather::{self, Gathering, Reader};
+use super::rows::{self, RowName};
 use super::{Store, StoreError, StoredPosition};
 use crate::model::ids::{ChannelId, LogPosition, PartitionId, ReadStateKey, UserId};
 use crate::model::read_state::ReadState;
@@ -35,8 +37,12 @@ pub use self::writer::{COMMIT_BYTES_MAX, COMMIT_CHANGES_MAX};
 
 /// Changes that wait for the writer; others wait to be let in.
 pub const CHANGES_WAITING_MAX: usize = 4096;
-/// Reads under way at once; others wait.
+/// Reads of users and positions under way at once; others wait.
 pub const READS_IN_FLIGHT_MAX: usize = 64;
+/// Threads that read rows by their keys, each one after the other.
+pub const READERS_MAX: usize = 64;
+/// Rows that a thread takes at once, and that must wait for each thread before there is another.
+pub const ROWS_A_READER: usize = 16;
 /// Blocks of files that the database keeps in memory. What is asked of the store is cold, so more would not help.
 pub const BLOCK_CACHE_BYTES: u64 = 8 << 20;
 /// Rows that were written since the last file was made are in memory up to here, and once more while one is made.
@@ -69,6 +75,7 @@ struct Shared {
     inbox: Option<mpsc::Sender<Waiting>>,
     writer: Option<JoinHandle<()>>,
     reads: Arc<Semaphore>,
+    loads: Arc<Gathering<LoadKey, Result<LoadedRow, StoreError>>>,
     metrics: StoreMetrics,
     broken: Broken,
     is_looking: AtomicBool,
@@ -189,25 +196,36 @@ impl EmbeddedStore {
         self.shared.metrics.reads.ended(result.is_ok(), started.elapsed());
         result
     }
-
-    /// Reads a row by its key.
-    async fn read_row<T: Send + 'static>(
-        &self,
-        row: RowName,
-        key: Vec<u8>,
-        decode: impl FnOnce(i64, &[u8]) -> Result<T, RowError> + Send + 'static,
-    ) -> Result<Option<T>, StoreError> {
-        self.read(move |shared| {
-            let found = shared.rows.get(key).map_err(|error| shared.unread(row, &error))?;
-            let Some(found) = found else { return Ok(None) };
-            let (at, state) = parts(&found);
-            Ok(Some(decode(at, state)?))
-        })
-        .await
-    }
 }
 
 impl Shared {
+    /// Reads until nothing waits any more.
+    fn read_rows(&self, mut reader: Reader<LoadKey, Result<LoadedRow, StoreError>>) {
+        while let Some(waiting) = reader.next(ROWS_A_READER, |_| true) {
+            for gather::Waiting { key, done } in waiting {
+                let started = Instant::now();
+                // Some damaged files make the database panic.
+                let row = catch_unwind(AssertUnwindSafe(|| self.read_row(key))).unwrap_or_else(|_| {
+                    let why = fault::damaged(&self.path, format_args!("reading {key:?} failed"));
+                    Err(StoreError::Unusable(why))
+                });
+                self.metrics.reads.ended(row.is_ok(), started.elapsed());
+                // Nobody may be waiting any more.
+                let _ = done.send(row);
+            }
+        }
+    }
+
+    fn read_row(&self, key: LoadKey) -> Result<LoadedRow, StoreError> {
+        let (row, place) = match key {
+            LoadKey::ReadState(key) => (RowName::ReadState(key), keys::read_state(key)),
+            LoadKey::Head(channel) => (RowName::Head(channel), keys::head(channel)),
+            LoadKey::Node(key, version) => (RowName::Node(key, version), keys::node(key, version)),
+        };
+        let found = self.rows.get(place).map_err(|error| self.unread(row, &error))?;
+        rows::decode(key, found.as_deref().map(parts))
+    }
+
     fn unread(&self, what: impl fmt::Display, error: &fjall::Error) -> StoreError {
         if fault::is_damage(error) {
             let why = format!("the {what} can't be read: {error:?}");
@@ -219,27 +237,18 @@ impl Shared {
 }
 
 impl Store for EmbeddedStore {
+    /// Rows are read on threads that may wait for the disk: most are in memory and found within microseconds, but one that
+    /// is not must not hold up everybody's questions.
     async fn load(&self, key: LoadKey) -> Result<LoadedRow, StoreError> {
-        match key {
-            LoadKey::ReadState(key) => {
-                let decode = move |at, state: &[u8]| rows::decode_read_state(key, at, state);
-                let row = RowName::ReadState(key);
-                let state = self.read_row(row, keys::read_state(key), decode).await?;
-                Ok(LoadedRow::ReadState(state))
-            }
-            LoadKey::Head(channel) => {
-                let decode = move |at, state: &[u8]| rows::decode_head(channel, at, state);
-                let row = RowName::Head(channel);
-                let head = self.read_row(row, keys::head(channel), decode).await?;
-                Ok(LoadedRow::Head(head.map(Arc::new)))
-            }
-            LoadKey::Node(key, version) => {
-                let decode = move |at, state: &[u8]| rows::decode_node(key, version, at, state);
-                let row = RowName::Node(key, version);
-                let node = self.read_row(row, keys::node(key, version), decode).await?;
-                Ok(LoadedRow::Node(node))
-            }
+        self.check_whole()?;
+        let (row, reader) = self.shared.loads.ask(key);
+        if let Some(reader) = reader {
+            let shared = Arc::clone(&self.shared);
+            tokio::task::spawn_blocking(move || shared.read_rows(reader));
         }
+        // It ends without an answer only as the process does.
+        row.await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("{key:?}: not read, ending"))))
     }
 
     async fn write(&self, write: &Write) -> Result<(), StoreError> {
@@ -302,15 +311,26 @@ impl Store for EmbeddedStore {
     }
 
     async fn load_position(&self, partition: PartitionId) -> Result<Option<StoredPosition>, StoreError> {
-        let decode = move |at, state: &[u8]| rows::decode_position(partition, at, state);
-        let row = RowName::Position(partition);
-        self.read_row(row, keys::position(partition), decode).await
+        self.read(move |shared| {
+            let found = shared.rows.get(keys::position(partition));
+            let row = RowName::Position(partition);
+            let found = found.map_err(|error| shared.unread(row, &error))?;
+            let position = found.as_deref().map(parts);
+            let position = position.map(|(at, state)| rows::decode_position(partition, at, state));
+            Ok(position.transpose()?)
+        })
+        .await
     }
 
     /// These files are of one process.
     fn is_shared(&self) -> bool {
         false
     }
+}
+
+/// Few may wait for the disk before there is another thread, and many rows that are in memory need one or two.
+fn wants_reader(readers: usize, waiting: usize) -> bool {
+    readers < READERS_MAX && (readers == 0 || waiting > readers * ROWS_A_READER)
 }
 
 fn newest(key: Vec<u8>, at: LogPosition, state: &[u8]) -> Change {
@@ -358,6 +378,7 @@ fn open(path: &Path) -> Result<EmbeddedStore, OpenError> {
         inbox: Some(inbox),
         writer: Some(writer),
         reads: Arc::new(Semaphore::new(READS_IN_FLIGHT_MAX)),
+        loads: Gathering::new(wants_reader),
         metrics: StoreMetrics::new(),
         broken,
         is_looking: AtomicBool::new(false),
