@@ -4,7 +4,7 @@ use hdrhistogram::Histogram;
 use readstates::model::event::Event;
 use readstates::model::ids::{LogPosition, Offset, ReadStateKey};
 use readstates::partition::io::{Effect, Get, Input, LoadKey, LoadedRow, Millis, Reply, RequestId, Write};
-use readstates::partition::{Partition, ReadStateCache, Settings, Share};
+use readstates::partition::{Partition, Phase, ReadStateCache, Settings, Share};
 use rustix::time::{ClockId, clock_gettime};
 
 /// Records between two looks at what is due, as the threads take them.
@@ -107,6 +107,17 @@ impl Driven {
         self.events += 2 * WRITE_DELAY_MS * EVENTS_PER_MS;
         for index in 0..self.partitions.len() {
             while self.partitions[index].standing().dirty > 0 {
+                self.apply(index);
+            }
+        }
+    }
+
+    /// Gives all partitions up: everything is written without delay.
+    pub fn drain(&mut self) {
+        let now = self.now();
+        for index in 0..self.partitions.len() {
+            self.partitions[index].handle(now, Input::Drain, &mut self.effects);
+            while self.partitions[index].phase() != Phase::Drained {
                 self.apply(index);
             }
         }

@@ -12,22 +12,35 @@ const ANSWERS: u64 = 500_000;
 /// Members of a channel where they are not the case.
 const MEMBERS: u64 = 100;
 
-/// Prints each case, with the nanoseconds of CPU time that an event and an answer take.
-pub fn measure() {
+/// Prints each case, or those of the names asked for, with the nanoseconds of CPU time that an event and an answer take.
+pub fn measure(asked: &[String]) {
+    let cases = ["read_states", "partitions", "members", "messages", "mentioned"];
+    let is_all = !cases.iter().any(|case| asked.iter().any(|name| name == case));
+    let wants = |case: &str| is_all || asked.iter().any(|name| name == case);
     for read_states in [1_000_000, 8_000_000, 32_000_000] {
-        of_chat("read_states", read_states, (read_states / MEMBERS, MEMBERS), 16);
+        if wants("read_states") {
+            of_chat("read_states", read_states, (read_states / MEMBERS, MEMBERS), 16);
+        }
     }
     for partitions in [1, 64] {
-        of_chat("partitions", partitions, (80_000, MEMBERS), partitions);
+        if wants("partitions") {
+            of_chat("partitions", partitions, (80_000, MEMBERS), partitions);
+        }
     }
     for members in [10, 1_000_000] {
-        of_chat("members", members, (1_000_000 / members, members), 1);
+        if wants("members") {
+            of_chat("members", members, (1_000_000 / members, members), 1);
+        }
     }
     for messages in [100, 1_000_000] {
-        of_messages(messages);
+        if wants("messages") {
+            of_messages(messages);
+        }
     }
     for everyone in [false, true] {
-        of_mention(everyone);
+        if wants("mentioned") {
+            of_mention(everyone);
+        }
     }
 }
 

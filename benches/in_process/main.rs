@@ -2,13 +2,13 @@
 //!
 //!     cargo bench --bench in_process -- [READ_STATES] [PARTITIONS] [EVENTS] [--even] [--json]
 //!     cargo bench --bench in_process -- pauses [READ_STATES] [PARTITIONS] [EVICTIONS] [--json]
-//!     cargo bench --bench in_process -- growth
+//!     cargo bench --bench in_process -- growth [CASE]
 //!
 //! The store has nothing and acknowledges at once; changes are written a second later, at a million events a second. The
 //! first form: every read state comes into the cache and is written, then events are applied that find all they need there, once to see how
 //! many that are in a second and once with the clock read around each call. Channels are as busy as Zipf's law says, or with
-//! `--even` all alike, so that next to nothing is in the processor's caches. `pauses`: the longest of all calls while the cache fills
-//! and then as many read states leave it. `growth`: what an event and an answer cost where there is more of something, a line of
+//! `--even` all alike, so that next to nothing is in the processor's caches. `pauses`: the longest of all calls while the cache fills,
+//! while as many read states leave it, and while the partitions are given up after a message in every channel. `growth`: what an event and an answer cost where there is more of something, a line of
 //! JSON for each case.
 //!
 //! Events are made beforehand. Times are CPU times of the thread, since others may use the processor as well; the longest of
@@ -36,7 +36,7 @@ fn main() {
     let number = |index: usize, otherwise| numbers.get(index).copied().unwrap_or(otherwise);
     let (read_states, partitions) = (number(0, 8_000_000), number(1, 16));
     if has("growth") {
-        growth::measure();
+        growth::measure(&arguments);
     } else if has("pauses") {
         pauses(read_states, partitions, number(2, 40_000_000), has("--json"));
     } else {
@@ -118,10 +118,18 @@ fn pauses(read_states: u64, partitions: u64, evictions: u64, is_json: bool) {
     };
     let (filling, none) = measure(read_states);
     let (evicting, evicted) = measure(evictions);
+    let mut traffic = Traffic::new(chat);
+    let everywhere: Vec<_> = (0..channels)
+        .map(|channel| traffic.message(channel, 0, false))
+        .collect();
+    driven.apply_all(everywhere);
+    driven.start_timing();
+    driven.drain();
+    let draining_ns = driven.stop_timing().longest_ns();
     let (filling_ns, evicting_ns) = (filling.longest_ns(), evicting.longest_ns());
     if is_json {
         println!(
-            "{{\"read_states\":{read_states},\"partitions\":{partitions},\"evictions\":{evicted},\"longest_filling_ns\":{filling_ns},\"longest_evicting_ns\":{evicting_ns},\"event_p50_ns\":{},\"event_p999_ns\":{}}}",
+            "{{\"read_states\":{read_states},\"partitions\":{partitions},\"evictions\":{evicted},\"longest_filling_ns\":{filling_ns},\"longest_evicting_ns\":{evicting_ns},\"longest_draining_ns\":{draining_ns},\"event_p50_ns\":{},\"event_p999_ns\":{}}}",
             evicting.events_ns.value_at_quantile(0.5),
             evicting.events_ns.value_at_quantile(0.999)
         );
@@ -129,9 +137,11 @@ fn pauses(read_states: u64, partitions: u64, evictions: u64, is_json: bool) {
     }
     println!(
         "{read_states} read states came ({none} evicted meanwhile), the longest call took {:.1} µs\n\
-         {evicted} were evicted, the longest call took {:.1} µs",
+         {evicted} were evicted, the longest call took {:.1} µs\n\
+         {channels} channels changed and all partitions were given up, the longest call took {:.1} µs",
         filling_ns as f64 / 1e3,
-        evicting_ns as f64 / 1e3
+        evicting_ns as f64 / 1e3,
+        draining_ns as f64 / 1e3
     );
 }
 
