@@ -27,6 +27,8 @@ pub struct Message {
 pub struct Block {
     /// The messages.
     pub messages: Vec<Message>,
+    /// Mentions by name in all of them.
+    named: usize,
 }
 
 /// What a parent knows of a node: where it begins, which version of it is meant, and its sums.
@@ -146,13 +148,79 @@ impl Message {
         self.created && !self.deleted
     }
 
+    fn counts(&self) -> Above {
+        Above {
+            live: u64::from(self.is_live()),
+            everyone: u64::from(self.is_live() && self.everyone),
+        }
+    }
+
     /// Whether it counts as a mention of the user by name: nobody is mentioned by an own message.
     pub fn counts_as_mention_of(&self, user: UserId) -> bool {
         self.author != Some(user) && self.mentions.binary_search(&user).is_ok()
     }
 }
 
+/// What an edit made of one message of a block.
+struct Edited {
+    /// Its place.
+    index: usize,
+    before: Above,
+    after: Above,
+}
+
+impl NodeRef {
+    /// The node after an edit of one of its messages. Takes the same time however many there are.
+    fn edited(self, edited: &Edited, newest_live: MessageId, version: LogPosition) -> Self {
+        NodeRef {
+            first: self.first,
+            version,
+            live: self.live + edited.after.live - edited.before.live,
+            everyone: self.everyone + edited.after.everyone - edited.before.everyone,
+            newest_live,
+        }
+    }
+}
+
 impl Block {
+    /// A block of these messages, ascending by id.
+    pub fn new(messages: Vec<Message>) -> Self {
+        let named = messages.iter().map(|message| message.mentions.len()).sum();
+        Block { messages, named }
+    }
+
+    fn insert(&mut self, message: Message) -> Edited {
+        let index = self.find(message.id).unwrap_or_else(|index| index);
+        self.named += message.mentions.len();
+        let after = message.counts();
+        self.messages.insert(index, message);
+        Edited {
+            index,
+            before: Above::default(),
+            after,
+        }
+    }
+
+    fn modify(&mut self, id: MessageId, change: impl FnOnce(&mut Message)) -> Edited {
+        let index = self
+            .find(id)
+            .unwrap_or_else(|_| unreachable!("message {id} is modified but not there"));
+        let message = &mut self.messages[index];
+        let (before, named_before) = (message.counts(), message.mentions.len());
+        change(message);
+        self.named = self.named + message.mentions.len() - named_before;
+        Edited {
+            index,
+            before,
+            after: message.counts(),
+        }
+    }
+
+    fn newest_live(&self) -> MessageId {
+        let newest = self.messages.iter().rev().find(|message| message.is_live());
+        newest.map_or(MessageId::NONE, |message| message.id)
+    }
+
     /// Its place among the messages, or the place where it would be.
     pub fn find(&self, id: MessageId) -> Result<usize, usize> {
         match self.messages.last() {
@@ -178,25 +246,18 @@ impl Block {
     /// What the parent has to know of this block.
     pub fn to_ref(&self, first: MessageId, version: LogPosition) -> NodeRef {
         let Above { live, everyone } = self.above(MessageId::NONE);
-        let newest = self.messages.iter().rev().find(|message| message.is_live());
         NodeRef {
             first,
             version,
             live,
             everyone,
-            newest_live: newest.map_or(MessageId::NONE, |m| m.id),
+            newest_live: self.newest_live(),
         }
     }
 
     fn is_overfull(&self, shape: &Shape) -> bool {
-        let mentions = || {
-            self.messages
-                .iter()
-                .map(|message| message.mentions.len())
-                .sum::<usize>()
-        };
         self.messages.len() > shape.block_messages_max
-            || (self.messages.len() > 1 && mentions() > shape.block_mentions_max)
+            || (self.messages.len() > 1 && self.named > shape.block_mentions_max)
     }
 
     /// Cuts an overfull block into ones that are not, the first cut at `at`.
@@ -204,10 +265,8 @@ impl Block {
         if !self.is_overfull(shape) {
             return parts.push(self);
         }
-        let upper = Block {
-            messages: self.messages.split_off(at),
-        };
-        for half in [self, upper] {
+        let upper = Block::new(self.messages.split_off(at));
+        for half in [Block::new(self.messages), upper] {
             let middle = half.messages.len() / 2;
             half.split(middle, shape, parts);
         }
@@ -215,22 +274,27 @@ impl Block {
 
     /// The memory it takes.
     pub fn weight_bytes(&self) -> usize {
-        let mentions: usize = self.messages.iter().map(|message| message.mentions.len()).sum();
-        size_of::<Block>() + self.messages.capacity() * size_of::<Message>() + mentions * size_of::<UserId>()
+        let messages = self.messages.capacity() * size_of::<Message>();
+        size_of::<Block>() + messages + self.named * size_of::<UserId>()
     }
 }
 
 impl Page {
     /// What the parent has to know of this page.
     pub fn to_ref(&self, first: MessageId, version: LogPosition) -> NodeRef {
-        let newest = self.blocks.iter().rev().find(|block| block.live > 0);
+        let Above { live, everyone } = sum_of(&self.blocks);
         NodeRef {
             first,
             version,
-            live: self.blocks.iter().map(|block| block.live).sum(),
-            everyone: self.blocks.iter().map(|block| block.everyone).sum(),
-            newest_live: newest.map_or(MessageId::NONE, |block| block.newest_live),
+            live,
+            everyone,
+            newest_live: self.newest_live(),
         }
+    }
+
+    fn newest_live(&self) -> MessageId {
+        let newest = self.blocks.iter().rev().find(|block| block.live > 0);
+        newest.map_or(MessageId::NONE, |block| block.newest_live)
     }
 
     /// The memory it takes.
@@ -251,6 +315,16 @@ fn sum_of(children: &[NodeRef]) -> Above {
         live: sum.live + child.live,
         everyone: sum.everyone + child.everyone,
     })
+}
+
+/// A block that is changed, and where it belongs.
+struct Taken {
+    page_index: usize,
+    is_newest_page: bool,
+    page: Arc<Page>,
+    index: usize,
+    is_newest: bool,
+    block: Arc<Block>,
 }
 
 /// How many lower neighbours of a missing block are asked for with it while messages are read downwards.
@@ -398,11 +472,7 @@ impl Head {
             self.newest_page = Arc::new(Page { blocks: vec![first] });
             self.pages.push(first);
         }
-        self.edit_block(message.id, at, shape, nodes, |block| {
-            let index = block.find(message.id).unwrap_or_else(|index| index);
-            block.messages.insert(index, message);
-            index
-        })
+        self.edit_block(message.id, at, shape, nodes, |block| block.insert(message))
     }
 
     /// Changes a message that is in the tree. Its block must be at hand.
@@ -414,13 +484,7 @@ impl Head {
         nodes: &mut impl Nodes,
         change: impl FnOnce(&mut Message),
     ) -> Result<(), Wanted> {
-        self.edit_block(id, at, shape, nodes, |block| {
-            let index = block
-                .find(id)
-                .unwrap_or_else(|_| unreachable!("message {id} is modified but not there"));
-            change(&mut block.messages[index]);
-            index
-        })
+        self.edit_block(id, at, shape, nodes, |block| block.modify(id, change))
     }
 
     /// Changes the block of `id` and then all that is above it, splitting what has become too large.
@@ -430,24 +494,87 @@ impl Head {
         at: LogPosition,
         shape: &Shape,
         nodes: &mut impl Nodes,
-        edit: impl FnOnce(&mut Block) -> usize,
+        edit: impl FnOnce(&mut Block) -> Edited,
     ) -> Result<(), Wanted> {
-        let page_index = child_of(&self.pages, id);
-        let is_newest_page = page_index + 1 == self.pages.len();
-        let mut page = self.page_at(page_index, nodes)?;
-        let index = child_of(&page.blocks, id);
-        let is_newest = is_newest_page && index + 1 == page.blocks.len();
-        let mut block = self.block_at(page_index, &page, index, nodes)?;
-        let old = page.blocks[index];
-        if is_newest {
-            self.newest_block = Arc::default();
+        if self.is_in_newest_block(id) {
+            let block = Arc::make_mut(&mut self.newest_block);
+            let edited = edit(block);
+            if !block.is_overfull(shape) {
+                self.put_sums_of_newest(&edited, at);
+                return Ok(());
+            }
+            let page = std::mem::take(&mut self.newest_page);
+            let taken = Taken {
+                page_index: self.pages.len() - 1,
+                is_newest_page: true,
+                index: page.blocks.len() - 1,
+                is_newest: true,
+                page,
+                block: std::mem::take(&mut self.newest_block),
+            };
+            self.put_block(taken, edited.index, at, shape, nodes);
+            return Ok(());
         }
+        let page_index = child_of(&self.pages, id);
+        let page = self.page_at(page_index, nodes)?;
+        let index = child_of(&page.blocks, id);
+        let mut block = self.block_at(page_index, &page, index, nodes)?;
+        let is_newest_page = page_index + 1 == self.pages.len();
         if is_newest_page {
             self.newest_page = Arc::default();
         }
+        let edited = edit(Arc::make_mut(&mut block));
+        let taken = Taken {
+            page_index,
+            is_newest_page,
+            index,
+            is_newest: false,
+            page,
+            block,
+        };
+        self.put_block(taken, edited.index, at, shape, nodes);
+        Ok(())
+    }
 
+    fn is_in_newest_block(&self, id: MessageId) -> bool {
+        let is_only = self.pages.len() == 1 && self.newest_page.blocks.len() == 1;
+        let newest = self.newest_page.blocks.last();
+        is_only || newest.is_some_and(|newest| newest.first <= id)
+    }
+
+    /// What the newest block's parents have to know of it after an edit.
+    fn put_sums_of_newest(&mut self, edited: &Edited, at: LogPosition) {
+        let page = Arc::make_mut(&mut self.newest_page);
+        if let Some(block) = page.blocks.last_mut() {
+            *block = block.edited(edited, self.newest_block.newest_live(), at);
+            debug_assert_eq!(*block, self.newest_block.to_ref(block.first, at));
+        }
+        let newest_live = page.newest_live();
+        if let Some(page) = self.pages.last_mut() {
+            *page = page.edited(edited, newest_live, at);
+            debug_assert_eq!(*page, self.newest_page.to_ref(page.first, at));
+        }
+    }
+
+    /// Puts a changed block back in its place, splitting it if it has become too large.
+    fn put_block(
+        &mut self,
+        taken: Taken,
+        edited: usize,
+        at: LogPosition,
+        shape: &Shape,
+        nodes: &mut impl Nodes,
+    ) {
+        let Taken {
+            page_index,
+            is_newest_page,
+            mut page,
+            index,
+            is_newest,
+            mut block,
+        } = taken;
+        let old = page.blocks[index];
         let changed = Arc::make_mut(&mut block);
-        let edited = edit(changed);
         let mut parts = Vec::new();
         if changed.is_overfull(shape) {
             let cut = cut_of(edited, changed.messages.len(), is_newest);
@@ -476,7 +603,6 @@ impl Head {
         }
         Arc::make_mut(&mut page).blocks.splice(index..=index, refs);
         self.put_page(page_index, is_newest_page, page, at, shape, nodes);
-        Ok(())
     }
 
     /// Puts a changed page back in its place, splitting it if it has become too large.

@@ -226,9 +226,9 @@ pub fn decode_head(channel: ChannelId, written_at: i64, bytes: &[u8]) -> Result<
             newest_page: Arc::new(Page {
                 blocks: refs_of(&decoded.newest_page.unwrap_or_default())?,
             }),
-            newest_block: Arc::new(Block {
-                messages: messages_of(&decoded.newest_block.unwrap_or_default())?,
-            }),
+            newest_block: Arc::new(Block::new(messages_of(
+                &decoded.newest_block.unwrap_or_default(),
+            )?)),
         };
         check::head(&head)?;
         Ok(head)
@@ -283,7 +283,7 @@ pub fn decode_node(
         Level::Block => {
             let (decoded, applied) = open::<proto::BlockRow>(row, written_at, bytes)?;
             let messages = messages_of(&decoded.messages.unwrap_or_default()).map_err(unreadable)?;
-            (Node::Block(Arc::new(Block { messages })), applied)
+            (Node::Block(Arc::new(Block::new(messages))), applied)
         }
         Level::Page => {
             let (decoded, applied) = open::<proto::PageRow>(row, written_at, bytes)?;

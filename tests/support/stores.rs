@@ -48,9 +48,7 @@ pub fn block(id: u64) -> Block {
         deleted: false,
         created: true,
     };
-    Block {
-        messages: vec![message],
-    }
+    Block::new(vec![message])
 }
 
 pub fn node_ref(first: u64, version: LogPosition, newest_live: u64) -> NodeRef {

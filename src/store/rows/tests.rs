@@ -152,7 +152,7 @@ fn block(first: u64) -> impl Strategy<Value = Block> {
         messages.retain(|message| message.id.0 >= first);
         messages.sort_by_key(|message| message.id);
         messages.dedup_by_key(|message| message.id);
-        Block { messages }
+        Block::new(messages)
     })
 }
 
@@ -387,7 +387,7 @@ fn small_block() -> Block {
         mark,
         small_message(41, 0, &[5], false, true),
     ];
-    Block { messages }
+    Block::new(messages)
 }
 
 fn small_ref(first: u64, offset: u64, live: u64, everyone: u64, newest_live: u64) -> NodeRef {
@@ -592,9 +592,7 @@ fn usual_rows_are_small() {
     };
     assert!(encode_read_state(PROBE, &state).unwrap().len() <= 19);
     let message = |i: u64| small_message(snowflake + (i << 30), 1 + i % 9 + snowflake, &[], false, false);
-    let block = Node::Block(Arc::new(Block {
-        messages: (0..128).map(message).collect(),
-    }));
+    let block = Node::Block(Arc::new(Block::new((0..128).map(message).collect())));
     let bytes = encode_node(node_key(Level::Block, snowflake), at(1_000_000_000), &block).unwrap();
     assert!(bytes.len() <= 128 * 9, "{}", bytes.len());
 }
