@@ -35,8 +35,7 @@ bench-pairs: ## Measure both pairs, Kafka with Cassandra and JetStream with the 
 	@scripts/bench-pairs $(if $(EVENTS),"$(EVENTS)")
 
 soak: ## Run at a steady rate for long, with a cache of 8 million read states at work (MINUTES=20, STORE=embedded)
-	@scripts/install
-	cargo bench --bench serving -- soak
+	@scripts/bench soak
 
 clean: ## Remove what was built; downloads stay (scripts/install says where)
 	cargo clean

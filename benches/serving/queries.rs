@@ -142,7 +142,7 @@ impl Bench {
         let median = ratios[ratios.len() / 2];
         println!("{meanwhile}: p99 of get / p99 of echo: {median:.2} ({least:.2} to {most:.2})");
         self.results.add(&json!({
-            "case": "ratio", "meanwhile": meanwhile, "p99_ratio": median, "least": least, "most": most,
+            "case": "ratio", "when": meanwhile, "p99_ratio": median, "least": least, "most": most,
         }));
     }
 
