@@ -25,8 +25,7 @@ pub struct Message {
 /// A leaf: neighbouring messages, ascending by id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Block {
-    /// The messages.
-    pub messages: Vec<Message>,
+    messages: Vec<Message>,
     /// Mentions by name in all of them.
     named: usize,
 }
@@ -187,6 +186,11 @@ impl Block {
     pub fn new(messages: Vec<Message>) -> Self {
         let named = messages.iter().map(|message| message.mentions.len()).sum();
         Block { messages, named }
+    }
+
+    /// The messages, in the order of their ids.
+    pub fn messages(&self) -> &[Message] {
+        &self.messages
     }
 
     fn insert(&mut self, message: Message) -> Edited {

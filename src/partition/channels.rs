@@ -271,7 +271,7 @@ impl Channels {
     pub fn touch(&self, channel: ChannelId) -> u64 {
         let entry = self.heads.peek(&channel);
         entry.map_or(0, |entry| {
-            let newest = entry.head.newest_block.messages.last();
+            let newest = entry.head.newest_block.messages().last();
             newest.map_or(0, |message| message.id.0) ^ entry.head.newest_page.blocks.len() as u64
         })
     }

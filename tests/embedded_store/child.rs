@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use readstates::model::channel::{Level, Node};
+use readstates::model::channel::{Block, Level, Node};
 use readstates::model::ids::{ChannelId, PartitionId, UserId};
 use readstates::partition::io::Write;
 use readstates::store::Store;
@@ -39,9 +39,9 @@ fn writes(round: u64) -> Vec<Write> {
 
 /// Large enough that files are made in the background after some rounds.
 fn large(n: u64) -> Node {
-    let mut block = block(n * 10);
-    block.messages[0].mentions = (1000..6000).map(|user| UserId(user * 100_000)).collect();
-    Node::Block(Arc::new(block))
+    let mut messages = block(n * 10).messages().to_vec();
+    messages[0].mentions = (1000..6000).map(|user| UserId(user * 100_000)).collect();
+    Node::Block(Arc::new(Block::new(messages)))
 }
 
 /// Writes all of a round at once.

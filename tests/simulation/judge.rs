@@ -274,7 +274,7 @@ impl<'a> Judge<'a> {
         if head.newest_seen.0 != self.oracle.newest_seen(channel.0) {
             return Err(format!("the newest of channel {channel} is wrong: {head:?}"));
         }
-        let messages = stored.blocks.iter().flat_map(|block| &block.messages);
+        let messages = stored.blocks.iter().flat_map(|block| block.messages());
         if !messages
             .clone()
             .map(|m| m.id.0)
@@ -364,10 +364,10 @@ fn check_sums(stored: &StoredChannel) -> Result<(), String> {
             let Some(block) = blocks.next() else {
                 return wrong(block_ref);
             };
-            let live = block.messages.iter().filter(|m| m.is_live());
+            let live = block.messages().iter().filter(|m| m.is_live());
             let everyone = live.clone().filter(|m| m.everyone).count() as u64;
             let newest = live.clone().map(|m| m.id.0).max().unwrap_or(0);
-            let first = block.messages.first().map_or(0, |m| m.id.0);
+            let first = block.messages().first().map_or(0, |m| m.id.0);
             let first_wrong = block_ref.first.0 > first || (lowest && block_ref.first.0 != 0);
             let page_wrong = place == 0 && page_ref.first != block_ref.first;
             let count = live.count() as u64;

@@ -26,7 +26,7 @@ pub(super) fn head(head: &Head) -> Check {
     ensure(newest_seen.0 <= MAX_ID, || {
         format!("newest_seen {newest_seen} is out of range")
     })?;
-    let (blocks, messages) = (&head.newest_page.blocks, &head.newest_block.messages);
+    let (blocks, messages) = (&head.newest_page.blocks, head.newest_block.messages());
     let Some(newest_page) = head.pages.last() else {
         return ensure(blocks.is_empty() && messages.is_empty(), || {
             "it has messages and no pages".into()
@@ -54,7 +54,7 @@ pub(super) fn head(head: &Head) -> Check {
 pub(super) fn node(key: NodeKey, version: LogPosition, node: &Node) -> Check {
     applied(version)?;
     match (key.level, node) {
-        (crate::model::channel::Level::Block, Node::Block(content)) => block(key.first, &content.messages),
+        (crate::model::channel::Level::Block, Node::Block(content)) => block(key.first, content.messages()),
         (crate::model::channel::Level::Page, Node::Page(content)) => {
             refs(key.first, version, &content.blocks)
         }
