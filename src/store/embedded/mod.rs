@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use fjall::config::PartitioningPolicy;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
@@ -353,7 +354,13 @@ fn open(path: &Path) -> Result<EmbeddedStore, OpenError> {
         .worker_threads(BACKGROUND_THREADS)
         .open()
         .map_err(refused)?;
-    let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES_MAX);
+    // A file's filter or index as a whole is a good part of the cache: each read would read some of them anew.
+    let options = || {
+        KeyspaceCreateOptions::default()
+            .max_memtable_size(MEMTABLE_BYTES_MAX)
+            .filter_block_partitioning_policy(PartitioningPolicy::all(true))
+            .index_block_partitioning_policy(PartitioningPolicy::all(true))
+    };
     let rows = database.keyspace(KEYSPACE, options).map_err(refused)?;
     let commits = check_commits(&folder, &database, &rows)?;
 
