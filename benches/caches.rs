@@ -8,6 +8,10 @@
 //! trace; the trace with an insertion for each miss; as many new keys, each in place of another; the longest single insertion, by the thread's CPU time.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "support/random.rs"]
+#[allow(dead_code)]
+mod random;
+
 use std::collections::HashMap;
 use std::env;
 use std::fs::OpenOptions;
@@ -15,6 +19,7 @@ use std::hint::black_box;
 use std::io::Write;
 use std::process::Command;
 
+use random::Random;
 use readstates::model::ids::{ChannelId, LogPosition, MessageId, ReadStateKey, UserId};
 use readstates::model::read_state::ReadState;
 use readstates::partition::io::Millis;
@@ -38,17 +43,8 @@ fn key(rank: u64) -> Key {
 }
 
 /// The rank of a random place in a Zipf distribution with exponent 1: by the inverse of its integral.
-fn rank(spread: u64, keys: u64) -> u64 {
-    let uniform = (spread >> 11) as f64 / (1u64 << 53) as f64;
-    ((keys as f64 + 1.0).powf(uniform) as u64 - 1).min(keys - 1)
-}
-
-/// SplitMix64, by Steele, Lea and Flood, 2014.
-fn random(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    mixed ^ (mixed >> 31)
+fn rank(random: &mut Random, keys: u64) -> u64 {
+    ((keys as f64 + 1.0).powf(random.fraction()) as u64 - 1).min(keys - 1)
 }
 
 /// What is asked of each. `get` counts as a use.
@@ -196,14 +192,10 @@ fn rss_bytes() -> u64 {
 fn measure(name: &str) {
     let (entries, lookups) = (number("ENTRIES", 8_000_000), number("LOOKUPS", 8_000_000));
     let keys = entries * KEYS_PER_ENTRY;
-    let mut state = 1;
+    let mut random = Random(1);
     // The pages of the traces are there before memory is looked at.
-    let there: Vec<Key> = (0..lookups)
-        .map(|_| key(rank(random(&mut state), entries)))
-        .collect();
-    let trace: Vec<Key> = (0..lookups)
-        .map(|_| key(rank(random(&mut state), keys)))
-        .collect();
+    let there: Vec<Key> = (0..lookups).map(|_| key(rank(&mut random, entries))).collect();
+    let trace: Vec<Key> = (0..lookups).map(|_| key(rank(&mut random, keys))).collect();
     let mut cache = made_after(name, entries, rss_bytes());
 
     // From the least asked for to the most.

@@ -11,6 +11,10 @@
 //! - `mentions only`: unread counts are not kept; a message adds to the mentioned member's count and marks the author's place.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "support/random.rs"]
+#[allow(dead_code)]
+mod random;
+
 use std::env;
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -18,6 +22,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use random::Random;
 
 /// Members of a channel.
 const MEMBERS: u64 = 100;
@@ -29,18 +35,6 @@ const START_MAX: Duration = Duration::from_secs(10);
 
 fn number(name: &str, default: u64) -> u64 {
     env::var(name).map_or(default, |number| number.parse().unwrap())
-}
-
-/// SplitMix64, by Steele, Lea and Flood, 2014.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (mixed ^ (mixed >> 31)) % bound
-    }
 }
 
 struct Server(Child);

@@ -4,7 +4,8 @@ use readstates::model::event::{Event, EventKind};
 use readstates::model::ids::MessageId;
 
 use super::driven::{Driven, cpu_ns};
-use super::traffic::{Chat, Random, Traffic};
+use super::random::Random;
+use super::traffic::{Chat, Traffic};
 
 /// Events and answers of each case.
 const EVENTS: u64 = 2_000_000;

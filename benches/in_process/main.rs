@@ -17,6 +17,8 @@
 
 mod driven;
 mod growth;
+#[path = "../support/random.rs"]
+mod random;
 mod traffic;
 
 use std::time::Instant;

@@ -3,25 +3,10 @@
 use readstates::model::event::{Event, EventKind, Mentions};
 use readstates::model::ids::{ChannelId, MessageId, ReadStateKey, UserId};
 
+use super::random::Random;
+
 /// Messages of a channel that are edited, deleted, marked or read.
 const RECENT: usize = 4;
-
-/// SplitMix64, by Steele, Lea and Flood, 2014.
-pub struct Random(pub u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// Evenly, below `bound`.
-    pub fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
-    }
-}
 
 /// How many channels and members there are, and which channels the events are about.
 #[derive(Clone, Copy)]
@@ -98,7 +83,7 @@ impl Traffic {
         let Some(all) = self.busy.last() else {
             return self.random.below(channels);
         };
-        let at = self.random.below(1 << 53) as f64 / (1u64 << 53) as f64 * all;
+        let at = self.random.fraction() * all;
         let rank = self.busy.partition_point(|up_to| *up_to <= at) as u64;
         // The busy ones are not neighbours.
         (rank * 65_537 + 1) % channels

@@ -6,11 +6,7 @@ use futures::StreamExt;
 
 /// Answers until it is killed.
 pub fn answer(url: &str, subject: &str, bytes: usize) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = crate::runtime();
     let reply = bytes::Bytes::from(vec![7; bytes]);
     runtime.block_on(async {
         let nats = async_nats::connect(url).await.unwrap();

@@ -11,6 +11,9 @@
 mod asking;
 mod echo;
 mod queries;
+#[path = "../support/random.rs"]
+#[allow(dead_code)]
+mod random;
 #[path = "../../tests/support/servers.rs"]
 #[allow(dead_code)]
 mod servers;
@@ -33,6 +36,15 @@ fn main() {
         ["echo", url, subject, bytes] => echo::answer(url, subject, bytes.parse().unwrap()),
         _ => println!("what is to be measured? queries or soak"),
     }
+}
+
+/// For what asks and answers; threads of their own pace and publish.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 /// From the environment.

@@ -16,10 +16,11 @@ use tokio::runtime::Runtime;
 use crate::asking::{Outcome, Outcomes, Question, ask, ask_at_rate};
 use crate::echo::Echo;
 use crate::number;
+use crate::random::Random;
 use crate::servers::wait_for;
 use crate::service::Service;
 use crate::stand::{Results, Stand, wait_until_applied, wait_until_written};
-use crate::traffic::{Random, Traffic, World};
+use crate::traffic::{Traffic, World};
 
 const PARTITIONS: u32 = 12;
 /// Every user is in 500 channels.
@@ -48,11 +49,7 @@ pub fn run() {
     wait_until_applied(&service);
     wait_until_written(&service);
     let mut bench = Bench {
-        runtime: tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .unwrap(),
+        runtime: crate::runtime(),
         nats: stand.deployment.nats.clone(),
         prefix: stand.deployment.name.clone(),
         results: Results::new("queries"),

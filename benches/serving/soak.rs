@@ -12,9 +12,10 @@ use serde_json::json;
 use crate::asking::{Outcome, Outcomes, Question, ask_at_rate};
 use crate::number;
 use crate::queries::request;
+use crate::random::Random;
 use crate::service::Service;
 use crate::stand::{Results, Stand, wait_until_applied, wait_until_written};
-use crate::traffic::{Random, Traffic, World};
+use crate::traffic::{Traffic, World};
 
 const PARTITIONS: u32 = 16;
 const WINDOW: Duration = Duration::from_secs(10);
@@ -76,11 +77,7 @@ pub fn run() {
 fn soak(stand: &Stand, mut service: Service, traffic: Traffic, world: World) {
     let time = Duration::from_secs(60 * number("MINUTES", 20));
     let rate = number("QUERIES", 2000);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = crate::runtime();
     let outcomes = Outcomes::new(KINDS.len());
     let steady = traffic.keep_on(number("EVENTS", 20_000));
     let asking = {

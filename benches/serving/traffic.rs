@@ -12,6 +12,8 @@ use readstates::model::ids::{ChannelId, MessageId, ReadStateKey, UserId};
 use readstates::wire::partitioner::partition_of;
 use readstates::wire::record::encode_event;
 
+use crate::random::Random;
+
 /// Users that a message of [`Traffic::fill`] mentions.
 const MENTIONED: u64 = 10;
 /// Of a thousand messages, how many mention someone.
@@ -57,22 +59,6 @@ impl World {
         let rank = (random.fraction().powi(3) * all as f64) as u64;
         // Busy ones are spread over all channels and users. The factor is prime and no divisor.
         self.key((u128::from(rank) * 2_147_483_647 % u128::from(all)) as u64)
-    }
-}
-
-/// SplitMix64, by Steele, Lea and Flood, 2014.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub fn fraction(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 }
 
