@@ -396,17 +396,17 @@ async fn load_at_once(store: &CassandraStore, session: &Session, keyspace: &str)
     states.len() + heads.len()
 }
 
+/// A store on a server of its own, and a session beside it.
+async fn connected(server: &Cassandra, keyspace: &str) -> (CassandraStore, Session) {
+    let store = CassandraStore::connect(&config(&server.url(), keyspace)).await;
+    let session = SessionBuilder::new().known_node(server.url()).build().await;
+    (store.unwrap(), session.unwrap())
+}
+
 #[tokio::test]
 async fn what_is_asked_for_at_once_is_read_by_few_statements() {
     let server = Cassandra::start();
-    let store = CassandraStore::connect(&config(&server.url(), "together"))
-        .await
-        .unwrap();
-    let session = SessionBuilder::new()
-        .known_node(server.url())
-        .build()
-        .await
-        .unwrap();
+    let (store, session) = connected(&server, "together").await;
     load_at_once(&store, &session, "together").await;
     let before = requests(&session).await;
     let loads = load_at_once(&store, &session, "together").await as i64;
@@ -422,14 +422,7 @@ async fn a_server_that_allows_no_statement_for_several_rows_is_read_all_the_same
         "partition_keys_in_select_warn_threshold=1",
         "partition_keys_in_select_fail_threshold=2",
     ]);
-    let store = CassandraStore::connect(&config(&server.url(), "guarded"))
-        .await
-        .unwrap();
-    let session = SessionBuilder::new()
-        .known_node(server.url())
-        .build()
-        .await
-        .unwrap();
+    let (store, session) = connected(&server, "guarded").await;
     load_at_once(&store, &session, "guarded").await;
 }
 
