@@ -324,10 +324,8 @@ fn sum_of(children: &[NodeRef]) -> Above {
 /// A block that is changed, and where it belongs.
 struct Taken {
     page_index: usize,
-    is_newest_page: bool,
     page: Arc<Page>,
     index: usize,
-    is_newest: bool,
     block: Arc<Block>,
 }
 
@@ -510,9 +508,7 @@ impl Head {
             let page = std::mem::take(&mut self.newest_page);
             let taken = Taken {
                 page_index: self.pages.len() - 1,
-                is_newest_page: true,
                 index: page.blocks.len() - 1,
-                is_newest: true,
                 page,
                 block: std::mem::take(&mut self.newest_block),
             };
@@ -523,16 +519,13 @@ impl Head {
         let page = self.page_at(page_index, nodes)?;
         let index = child_of(&page.blocks, id);
         let mut block = self.block_at(page_index, &page, index, nodes)?;
-        let is_newest_page = page_index + 1 == self.pages.len();
-        if is_newest_page {
+        if page_index + 1 == self.pages.len() {
             self.newest_page = Arc::default();
         }
         let edited = edit(Arc::make_mut(&mut block));
         let taken = Taken {
             page_index,
-            is_newest_page,
             index,
-            is_newest: false,
             page,
             block,
         };
@@ -571,12 +564,12 @@ impl Head {
     ) {
         let Taken {
             page_index,
-            is_newest_page,
             mut page,
             index,
-            is_newest,
             mut block,
         } = taken;
+        let is_newest_page = page_index + 1 == self.pages.len();
+        let is_newest = is_newest_page && index + 1 == page.blocks.len();
         let old = page.blocks[index];
         let changed = Arc::make_mut(&mut block);
         let mut parts = Vec::new();
