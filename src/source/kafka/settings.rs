@@ -85,6 +85,15 @@ const PRODUCER_QUEUE_MAX_RECORDS: u32 = 100_000;
 /// The largest value librdkafka allows: what is too large is for the topic to say.
 const MESSAGE_MAX_BYTES: u32 = 1_000_000_000;
 
+/// Two names of one setting, by librdkafka's CONFIGURATION.md ("Alias for"), where it is one of our preferences. Given under both
+/// names, either value may win.
+const SYNONYMS: [(&str, &str); 4] = [
+    ("compression.type", "compression.codec"),
+    ("linger.ms", "queue.buffering.max.ms"),
+    ("message.timeout.ms", "delivery.timeout.ms"),
+    ("fetch.message.max.bytes", "max.partition.fetch.bytes"),
+];
+
 /// Why librdkafka does not take the settings, in one line. Without values, as rdkafka would print them: a password under
 /// a name that is spelled wrong must not be shown either.
 pub(crate) fn not_taken(error: &KafkaError) -> String {
@@ -107,7 +116,9 @@ impl KafkaSettings {
         config.set(CLIENT_ID, "readstates");
         config.set("reconnect.backoff.max.ms", RECONNECT_BACKOFF_MAX_MS);
         for (name, value) in preferences {
-            config.set(*name, *value);
+            if !self.has_synonym_of(name) {
+                config.set(*name, *value);
+            }
         }
         for (name, value) in &self.properties {
             config.set(name, value);
@@ -122,6 +133,16 @@ impl KafkaSettings {
         }
         config.set_log_level(RDKafkaLogLevel::Info);
         config
+    }
+
+    /// Whether a preference is among the properties under its other name.
+    fn has_synonym_of(&self, preference: &str) -> bool {
+        let other = |(one, other): &(_, _)| match preference {
+            name if name == *one => self.properties.contains_key(*other),
+            name if name == *other => self.properties.contains_key(*one),
+            _ => false,
+        };
+        SYNONYMS.iter().any(other)
     }
 
     fn consumer(&self, preferences: &[(&str, &str)]) -> ClientConfig {
@@ -235,6 +256,21 @@ mod tests {
         assert_eq!(config.get("fetch.wait.max.ms"), Some("7"));
         assert_eq!(config.get("check.crcs"), Some("true"));
         assert_eq!(config.get("group.id"), Some("group"));
+    }
+
+    #[test]
+    fn properties_win_over_preferences_under_either_name() {
+        for (one, other) in SYNONYMS {
+            for (preferred, given) in [(one, other), (other, one)] {
+                let config = settings(&[(given, "1")]).client(&[(preferred, "2")], &[]);
+                assert_eq!(config.get(given), Some("1"));
+                assert_eq!(config.get(preferred), None, "{given}");
+            }
+        }
+        let fetcher = settings(&[("max.partition.fetch.bytes", "1000000")]).fetcher();
+        let fetcher = fetcher.create_native_config().unwrap();
+        let bytes = fetcher.get("fetch.message.max.bytes").unwrap();
+        assert_eq!(bytes.trim_end_matches('\0'), "1000000");
     }
 
     #[test]
