@@ -338,16 +338,18 @@ impl Partition {
     fn change_read_states(&mut self, channel: ChannelId, at: LogPosition, changes: &Changes) {
         let limits = self.settings.counts;
         let one_by_one = self.is_planted(Bug::TwoChangesOfOneRecord);
+        let not_before = self.waiting.first().map_or(at, |first| at.min(*first));
+        let when = (at, not_before);
         for (user, list) in changes.by_user() {
             let key = ReadStateKey { user, channel };
             if one_by_one {
                 for (_, change) in list {
                     self.read_states
-                        .change(key, at, self.now, |state| change.make(state, &limits));
+                        .change(key, when, self.now, |state| change.make(state, &limits));
                 }
                 continue;
             }
-            let was_skipped = self.read_states.change(key, at, self.now, |state| {
+            let was_skipped = self.read_states.change(key, when, self.now, |state| {
                 for (_, change) in list {
                     change.make(state, &limits);
                 }

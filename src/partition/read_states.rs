@@ -121,7 +121,7 @@ impl ReadStates {
         let slot = self.peek(key)?;
         let slab = self.cache.0.borrow();
         let (kept, since) = match slab.change_of(slot) {
-            Some(change) if self.changes.is_in_flight(slot) => {
+            Some(change) if self.changes.is_in_flight(key) => {
                 (Kept::Writing, self.changes.changed_at(change))
             }
             Some(change) => (Kept::Changed, self.changes.changed_at(change)),
@@ -175,11 +175,11 @@ impl ReadStates {
     }
 
     /// Makes the one change of the record at `at` to a read state, which must be cached. Skipped if the row has it
-    /// already (invariant 4). Returns whether it was skipped.
+    /// already (invariant 4). What is not applied yet begins at `not_before`. Returns whether it was skipped.
     pub fn change(
         &mut self,
         key: ReadStateKey,
-        at: LogPosition,
+        (at, not_before): (LogPosition, LogPosition),
         now: Millis,
         change: impl FnOnce(&mut ReadState),
     ) -> bool {
@@ -200,10 +200,10 @@ impl ReadStates {
         next.applied = at;
         slab.set_state(slot, &next);
         if slab.change_of(slot).is_some() {
-            self.changes.change_again(slot, at, Time::at(now));
+            self.changes.change_again(&key, not_before, Time::at(now));
             return false;
         }
-        let number = self.changes.add(at, Time::at(now), slot);
+        let number = self.changes.add(not_before, Time::at(now), slot);
         slab.set_changed(slot, number);
         if !slab.is_stored(slot) && !self.planted.is(Bug::OverviewFromStoreOnly) {
             self.unseen.insert((key.user, key.channel));
@@ -217,8 +217,11 @@ impl ReadStates {
             let mut slab = self.cache.0.borrow_mut();
             let (tenant, key) = slab.owner(due.slot);
             if tenant == self.tenant_of(key.channel) {
+                if self.changes.keep_back(&key) {
+                    continue;
+                }
                 let state = slab.state(due.slot);
-                self.changes.sent(&due, state.applied);
+                self.changes.sent(key, &due, state.applied);
                 return Some((key, state));
             }
             self.changes.dropped(&due);
@@ -232,11 +235,8 @@ impl ReadStates {
 
     /// The store has the row as it was at `applied`. Ignored if no such write is under way any more.
     pub fn written(&mut self, key: ReadStateKey, applied: LogPosition, now: Millis) {
-        let Some(slot) = self.peek(&key) else {
-            return;
-        };
         let keeps_newer = !self.planted.is(Bug::AckClearsNewerChange);
-        let Some(left) = self.changes.written(slot, applied, keeps_newer) else {
+        let Some((slot, left)) = self.changes.written(&key, applied, keeps_newer) else {
             return;
         };
         let mut slab = self.cache.0.borrow_mut();
@@ -256,12 +256,8 @@ impl ReadStates {
         if self.len() == 0 {
             return;
         }
-        let tenant = self.tenant_of(channel);
         let mut slab = self.cache.0.borrow_mut();
-        let under_way = self.changes.forget_in_flight(|slot| {
-            let (owner, key) = slab.owner(slot);
-            owner == tenant && key.channel == channel
-        });
+        let under_way = self.changes.forget_in_flight(|key| key.channel == channel);
         for slot in under_way {
             let (_, key) = slab.owner(slot);
             if !slab.is_stored(slot) {
@@ -320,7 +316,11 @@ impl ReadStates {
     }
 
     fn evict_dirty(&mut self) {
-        if let Some(due) = self.changes.next_due(Time::before(Millis(u64::MAX))) {
+        let Some(due) = self.changes.next_due(Time::before(Millis(u64::MAX))) else {
+            return;
+        };
+        let (_, key) = self.cache.0.borrow().owner(due.slot);
+        if !self.changes.keep_back(&key) {
             self.changes.dropped(&due);
             self.cache.0.borrow_mut().remove(due.slot);
         }
@@ -370,7 +370,7 @@ impl ReadStates {
         }
     }
 
-    /// The oldest change that is not acknowledged.
+    /// No change stands before this that is not acknowledged.
     pub fn oldest_unacknowledged(&self) -> Option<LogPosition> {
         self.changes.oldest()
     }
@@ -408,6 +408,7 @@ impl ReadStates {
         let mut noted: Vec<Slot> = self.changes.slots().collect();
         changed.sort_unstable();
         noted.sort_unstable();
+        self.changes.check();
         assert_eq!(changed, noted, "each changed read state is noted once");
         assert_eq!(noted.len(), self.changes.len(), "as many as are counted");
     }
