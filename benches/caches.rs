@@ -91,7 +91,7 @@ impl Cache for Ours {
 
     fn prefetch(&self, keys: &[Key]) {
         if self.batch > 1 {
-            black_box(keys.iter().fold(0, |sum, key| sum ^ self.slab.touch(&ours(*key))));
+            black_box(self.slab.touch(keys.iter().map(|key| ours(*key))));
         }
     }
 

@@ -8,6 +8,7 @@ use super::Partition;
 use super::counters::Ignored;
 use super::io::LoadKey;
 use super::loads::{Missing, keys_of, users_named};
+use super::slab::Slot;
 use crate::model::channel::{Message, Nodes};
 use crate::model::counts::{CountLimits, rewind};
 use crate::model::event::{EventKind, Mentions};
@@ -61,10 +62,16 @@ impl Changes {
     }
 }
 
+/// What it does to the channel's tree. Most do one thing or nothing.
+type Edits = SmallVec<[Edit; 1]>;
+
+/// Where read states are that a record changes.
+type Slots = SmallVec<[Slot; 2]>;
+
 /// All that a record does.
 struct Plan {
     changes: Changes,
-    edits: Vec<Edit>,
+    edits: Edits,
 }
 
 /// What to do to the channel's tree.
@@ -108,15 +115,35 @@ impl Partition {
             return Ok(());
         };
         changes.sort();
-        let missing = self.missing_read_states(channel, changes.by_user().map(|(user, _)| user));
-        if !missing.is_empty() {
-            return Err(missing);
-        }
-        self.counters.read_state_hits += changes.by_user().count() as u64;
+        let slots = self.find_all(channel, changes.by_user().map(|(user, _)| user))?;
+        self.counters.read_state_hits += slots.len() as u64;
         self.counters.channel_hits += 1;
         self.change_channel(channel, at, event, edits);
-        self.change_read_states(channel, at, &changes);
+        self.change_read_states(channel, at, &changes, &slots);
         Ok(())
+    }
+
+    /// Where the read states of these users are.
+    ///
+    /// # Errors
+    /// Those that are not cached.
+    fn find_all(
+        &mut self,
+        channel: ChannelId,
+        users: impl Iterator<Item = UserId>,
+    ) -> Result<Slots, Missing> {
+        let (mut slots, mut missing) = (Slots::new(), Missing::new());
+        for user in users {
+            let key = ReadStateKey { user, channel };
+            match self.read_states.find(&key) {
+                Some(slot) => slots.push(slot),
+                None => missing.push(LoadKey::ReadState(key)),
+            }
+        }
+        match missing.is_empty() {
+            true => Ok(slots),
+            false => Err(missing),
+        }
     }
 
     /// Works out what a record does. Nothing at all if it is ignored.
@@ -127,7 +154,7 @@ impl Partition {
         event: &EventKind,
     ) -> Result<Option<Plan>, Missing> {
         let mut changes = Changes::default();
-        let mut edits = Vec::new();
+        let mut edits = Edits::new();
         match event {
             EventKind::MessageCreated {
                 message,
@@ -258,7 +285,7 @@ impl Partition {
         channel: ChannelId,
         ids: &[MessageId],
         changes: &mut Changes,
-        edits: &mut Vec<Edit>,
+        edits: &mut Edits,
     ) -> Result<(), Missing> {
         let mut missing = BTreeSet::new();
         for id in ids {
@@ -321,7 +348,7 @@ impl Partition {
         Ok(())
     }
 
-    fn change_channel(&mut self, channel: ChannelId, at: LogPosition, event: &EventKind, edits: Vec<Edit>) {
+    fn change_channel(&mut self, channel: ChannelId, at: LogPosition, event: &EventKind, edits: Edits) {
         let is_deletion = matches!(event, EventKind::ChannelDeleted);
         if edits.is_empty() && !is_deletion {
             return;
@@ -335,21 +362,21 @@ impl Partition {
         });
     }
 
-    fn change_read_states(&mut self, channel: ChannelId, at: LogPosition, changes: &Changes) {
+    fn change_read_states(&mut self, channel: ChannelId, at: LogPosition, changes: &Changes, slots: &[Slot]) {
         let limits = self.settings.counts;
         let one_by_one = self.is_planted(Bug::TwoChangesOfOneRecord);
         let not_before = self.waiting.first().map_or(at, |first| at.min(*first));
         let when = (at, not_before);
-        for (user, list) in changes.by_user() {
-            let key = ReadStateKey { user, channel };
+        for ((user, list), slot) in changes.by_user().zip(slots) {
+            let place = (ReadStateKey { user, channel }, *slot);
             if one_by_one {
                 for (_, change) in list {
                     self.read_states
-                        .change(key, when, self.now, |state| change.make(state, &limits));
+                        .change(place, when, self.now, |state| change.make(state, &limits));
                 }
                 continue;
             }
-            let was_skipped = self.read_states.change(key, when, self.now, |state| {
+            let was_skipped = self.read_states.change(place, when, self.now, |state| {
                 for (_, change) in list {
                     change.make(state, &limits);
                 }

@@ -252,6 +252,13 @@ impl Changes {
         Some(Due { slot, record })
     }
 
+    /// Those that [`Changes::next_due`] will give next.
+    pub fn coming(&self, changed_by: Time) -> impl Iterator<Item = Slot> {
+        let waiting = self.records.from(self.next);
+        let due = waiting.take_while(move |(_, record)| record.changed_at <= changed_by);
+        due.map(|(_, record)| record.slot)
+    }
+
     /// The entry is being written as it is after the record at `applied`.
     pub fn sent(&mut self, key: ReadStateKey, due: &Due, applied: LogPosition) {
         let in_flight = InFlight {

@@ -12,6 +12,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::cache::{InChannel, PinnedLru, Weigh};
 use super::io::{Kept, Millis, NodeKey, Row, Write};
 use super::read_states::STAMP_LIFE_MS;
@@ -24,7 +26,7 @@ struct HeadEntry {
     /// When it was loaded or last acknowledged.
     settled_at: Millis,
     dirty: Option<Dirty>,
-    staged: Option<Staged>,
+    staged: Option<Box<Staged>>,
 }
 
 /// Changes that are not staged yet.
@@ -267,12 +269,31 @@ impl Channels {
         ))
     }
 
-    /// Looks at what a record of the channel will need, and gives something that depends on it.
-    pub fn touch(&self, channel: ChannelId) -> u64 {
-        let entry = self.heads.peek(&channel);
-        entry.map_or(0, |entry| {
-            let newest = entry.head.newest_block.messages().last();
-            newest.map_or(0, |message| message.id.0) ^ entry.head.newest_page.blocks.len() as u64
+    /// Has the processor fetch what records of these channels will need, one step after another for all of them: a step
+    /// waits for the one before, but not for other channels. Gives something that depends on it.
+    pub fn touch(&self, channels: impl Iterator<Item = ChannelId>) -> u64 {
+        let mut before = None;
+        let each_once = channels.filter(|channel| before.replace(*channel) != Some(*channel));
+        let entries: SmallVec<[_; TOUCHED_TOGETHER]> = each_once
+            .filter_map(|channel| self.heads.guess(&channel))
+            .collect();
+        let heads: SmallVec<[&Head; TOUCHED_TOGETHER]> = entries
+            .into_iter()
+            .filter_map(|place| Some(&*self.heads.at(place)?.head))
+            .collect();
+        let nodes: SmallVec<[(&Block, &Page); TOUCHED_TOGETHER]> = heads
+            .iter()
+            .map(|head| (&*head.newest_block, &*head.newest_page))
+            .collect();
+        let newest: SmallVec<[_; TOUCHED_TOGETHER]> = nodes
+            .iter()
+            .map(|(block, page)| (block.messages().last(), page.blocks.last()))
+            .collect();
+        let of_heads = heads.iter().filter_map(|head| head.pages.last());
+        let seen = of_heads.fold(0, |seen, page| seen ^ page.version.to_bits());
+        newest.iter().fold(seen, |seen, (message, block)| {
+            let block = block.map_or(0, |block| block.version.to_bits());
+            seen ^ block ^ message.map_or(0, |message| message.id.0)
         })
     }
 
@@ -329,7 +350,7 @@ impl Channels {
             channel,
             changed: Vec::new(),
         };
-        let is_first_change = self.heads.update(&channel, |entry| {
+        let is_first_change = self.heads.update_and_pin(&channel, |entry| {
             debug_assert!(
                 entry.head.applied < at,
                 "invariant 4: channel {channel} has the record {at} already"
@@ -352,7 +373,6 @@ impl Channels {
         let Some((is_clean, is_queued)) = is_first_change else {
             unreachable!("channel {channel} is changed but not cached")
         };
-        self.heads.pin(&channel);
         if !is_queued {
             self.queue.push_back((now, at, channel));
         }
@@ -428,7 +448,7 @@ impl Channels {
             }
             let is_ready = staged.unwritten.is_empty() || planted.is(Bug::HeadBeforeNodes);
             let applied = staged.head.applied;
-            entry.staged = Some(staged);
+            entry.staged = Some(Box::new(staged));
             Some((is_ready, applied))
         });
         if let Some(Some((true, applied))) = staged {
@@ -673,5 +693,7 @@ impl Channels {
     }
 }
 
+/// Channels that records which are taken together are about, mostly.
+const TOUCHED_TOGETHER: usize = 64;
 /// How many entries that something waits for an eviction passes over before it gives up for now.
 const WAITED_FOR_SKIPPED_MAX: usize = 16;

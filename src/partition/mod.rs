@@ -231,15 +231,12 @@ impl Partition {
 
     /// Has the processor fetch what these records will need, for all of them at once: most of the time that a record
     /// takes is spent on waiting for memory.
-    pub fn prefetch<'a>(&self, events: impl Iterator<Item = &'a Event>) {
-        let mut seen = 0;
-        for event in events {
-            for user in users_named(&event.kind) {
-                let channel = event.channel;
-                seen ^= self.read_states.touch(&ReadStateKey { user, channel });
-            }
-            seen ^= self.channels.touch(event.channel);
-        }
+    pub fn prefetch<'a>(&self, events: impl Iterator<Item = &'a Event> + Clone) {
+        let keys = events.clone().flat_map(|event| {
+            let channel = event.channel;
+            users_named(&event.kind).map(move |user| ReadStateKey { user, channel })
+        });
+        let seen = self.read_states.touch(keys) ^ self.channels.touch(events.map(|event| event.channel));
         std::hint::black_box(seen);
     }
 
@@ -404,6 +401,8 @@ impl Partition {
                 None => return self.write_channels(out),
             }
         };
+        let room = self.settings.read_state_writes_max - self.read_state_writes;
+        std::hint::black_box(self.read_states.touch_next_writes(changed_by, room));
         while self.read_state_writes < self.settings.read_state_writes_max {
             let Some((key, state)) = self.read_states.next_write(changed_by, self.now) else {
                 break;

@@ -107,9 +107,16 @@ impl ReadStates {
         Some(slab.state(slot))
     }
 
-    /// Looks where it will be looked for, and gives something that depends on it.
-    pub fn touch(&self, key: &ReadStateKey) -> u64 {
-        self.cache.0.borrow().touch(key)
+    /// Has the processor fetch what these are. Gives something that depends on them.
+    pub fn touch(&self, keys: impl Iterator<Item = ReadStateKey>) -> u64 {
+        self.cache.0.borrow().touch(keys)
+    }
+
+    /// The same for those that [`ReadStates::next_write`] will give next.
+    pub fn touch_next_writes(&self, changed_by: Millis, count: usize) -> u64 {
+        let slab = self.cache.0.borrow();
+        let coming = self.changes.coming(Time::before(changed_by)).take(count);
+        coming.fold(0, |seen, slot| seen ^ slab.touch_slot(slot))
     }
 
     pub fn contains(&self, key: &ReadStateKey) -> bool {
@@ -174,31 +181,29 @@ impl ReadStates {
         }
     }
 
-    /// Makes the one change of the record at `at` to a read state, which must be cached. Skipped if the row has it
+    /// The read state, if it is cached, until something is loaded or leaves.
+    pub fn find(&mut self, key: &ReadStateKey) -> Option<Slot> {
+        let tenant = self.tenant_of(key.channel);
+        self.cache.0.borrow_mut().find(tenant, key)
+    }
+
+    /// Makes the one change of the record at `at` to a read state, which is in `slot`. Skipped if the row has it
     /// already (invariant 4). What is not applied yet begins at `not_before`. Returns whether it was skipped.
     pub fn change(
         &mut self,
-        key: ReadStateKey,
+        (key, slot): (ReadStateKey, Slot),
         (at, not_before): (LogPosition, LogPosition),
         now: Millis,
         change: impl FnOnce(&mut ReadState),
     ) -> bool {
-        let tenant = self.tenant_of(key.channel);
         let mut slab = self.cache.0.borrow_mut();
-        let Some(slot) = slab.find(tenant, &key) else {
-            unreachable!("{key:?} is changed but not cached");
-        };
+        debug_assert_eq!(slab.owner(slot), (self.tenant_of(key.channel), key));
         if slab.applied(slot) >= at && !self.planted.is(Bug::ReplayNotSkipped) {
             return true;
         }
-        let before = slab.state(slot);
-        let mut next = before.clone();
-        change(&mut next);
-        if before.exists() && next == before {
+        if !slab.change(slot, at, change) {
             return false;
         }
-        next.applied = at;
-        slab.set_state(slot, &next);
         if slab.change_of(slot).is_some() {
             self.changes.change_again(&key, not_before, Time::at(now));
             return false;

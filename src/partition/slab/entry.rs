@@ -61,7 +61,7 @@ pub struct More {
 }
 
 /// A read state, whose it is, and how it stands to the store.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Entry {
     /// Highest bit: joined.
     user: u64,
@@ -91,6 +91,11 @@ impl Entry {
     pub fn is(&self, tenant: u16, key: &ReadStateKey) -> bool {
         let differs = ((self.user ^ key.user.0) | (self.channel ^ key.channel.0)) & !TOP;
         differs == 0 && self.tenant() == tenant
+    }
+
+    /// Something that depends on all cache lines that it lies in.
+    pub fn touch(&self) -> u64 {
+        self.user ^ self.memory
     }
 
     /// Whether nothing is there: no user has the id 0.

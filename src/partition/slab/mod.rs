@@ -10,6 +10,7 @@ mod entry;
 mod index;
 
 use hashbrown::HashSet;
+use smallvec::SmallVec;
 
 use super::io::Millis;
 use super::read_states::STAMP_LIFE_MS;
@@ -26,6 +27,8 @@ const TIME_SHIFT: u32 = 4;
 const NONE: u32 = u32::MAX;
 /// Slots beyond the capacity that are reserved, one for so many: entries leave after a batch.
 const SLOTS_PER_SPARE: usize = 64;
+/// Read states that records which are taken together need, mostly.
+const TOUCHED_TOGETHER: usize = 96;
 /// Changed entries of tenants that are gone, let go at a time.
 const LET_GO_AT_ONCE: usize = 256;
 
@@ -185,13 +188,20 @@ impl Slab {
         Some(slot)
     }
 
-    /// Looks at what [`Slab::find`] will look at, and gives something that depends on it: the processor does that for many
-    /// keys at once, since none waits for another.
+    /// Has the processor fetch what [`Slab::find`] will look at, for all keys at once: none waits for another. Gives
+    /// something that depends on it.
+    pub fn touch(&self, keys: impl Iterator<Item = ReadStateKey>) -> u64 {
+        let slots: SmallVec<[u32; TOUCHED_TOGETHER]> =
+            keys.filter_map(|key| self.index.likely(hash(&key))).collect();
+        slots
+            .into_iter()
+            .fold(0, |seen, slot| seen ^ self.touch_slot(Slot(slot)))
+    }
+
+    /// The same for an entry.
     #[inline]
-    pub fn touch(&self, key: &ReadStateKey) -> u64 {
-        let slot = self.index.likely(hash(key));
-        let entry = slot.and_then(|slot| self.entries.get(slot as usize));
-        entry.map_or(0, |entry| entry.applied().to_bits())
+    pub fn touch_slot(&self, slot: Slot) -> u64 {
+        self.entries.get(slot.0 as usize).map_or(0, Entry::touch)
     }
 
     /// Puts in an entry that is not there, clean.
@@ -263,8 +273,30 @@ impl Slab {
         self.entries[slot.0 as usize].applied()
     }
 
+    /// Makes the change of the record at `at`. Whether that made it another one than before, or begins it.
+    pub fn change(&mut self, slot: Slot, at: LogPosition, change: impl FnOnce(&mut ReadState)) -> bool {
+        let before = self.entries[slot.0 as usize];
+        let mut state = self.state(slot);
+        let exists = state.exists();
+        change(&mut state);
+        if exists && self.is_packed_as(&before, slot, &state) {
+            return false;
+        }
+        state.applied = at;
+        self.set_state(slot, &state);
+        true
+    }
+
+    fn is_packed_as(&self, entry: &Entry, slot: Slot, state: &ReadState) -> bool {
+        if entry.has_more() {
+            return self.state(slot) == *state;
+        }
+        let mut packed = *entry;
+        packed.pack(state).is_none() && packed == *entry
+    }
+
     /// Replaces the read state.
-    pub fn set_state(&mut self, slot: Slot, state: &ReadState) {
+    fn set_state(&mut self, slot: Slot, state: &ReadState) {
         self.drop_more(slot);
         let Some(more) = self.entries[slot.0 as usize].pack(state) else {
             return;
