@@ -10,6 +10,8 @@ mod damage;
 mod support;
 #[path = "embedded_store/syncs.rs"]
 mod syncs;
+#[path = "embedded_store/versions.rs"]
+mod versions;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -15,24 +15,28 @@ const JVM_FLAGS: &[&str] = &["-XX:TieredStopAtLevel=4"];
 /// How long it may take until all is applied, or written.
 const SETTLED_DEADLINE: Duration = Duration::from_secs(1800);
 
-/// Kafka, Cassandra and NATS, and how an instance is to be on them.
+/// Kafka, NATS and, unless the store is embedded, Cassandra, and how an instance is to be on them.
 pub struct Stand {
     pub deployment: Deployment,
-    _servers: (Kafka, Cassandra, Nats),
+    _servers: (Kafka, Option<Cassandra>, Nats),
 }
 
 impl Stand {
     pub fn start(name: &str, partitions: u32, settings: Vec<(&'static str, String)>) -> Self {
+        let is_embedded = settings.contains(&("store.kind", "embedded".to_owned()));
         let (kafka, cassandra, nats) = std::thread::scope(|scope| {
             let kafka = scope.spawn(|| Kafka::start_with(JVM_FLAGS));
-            let cassandra = scope.spawn(|| Cassandra::start_with(JVM_FLAGS));
+            let cassandra = scope.spawn(|| (!is_embedded).then(|| Cassandra::start_with(JVM_FLAGS)));
             (kafka.join().unwrap(), cassandra.join().unwrap(), Nats::start())
         });
         let deployment = Deployment {
             name: name.to_owned(),
             brokers: kafka.url(),
             nats: nats.url(),
-            cassandra: cassandra.url(),
+            // Where there is none nobody connects to it.
+            cassandra: cassandra
+                .as_ref()
+                .map_or_else(|| "127.0.0.1:1".to_owned(), |it| it.url()),
             partitions,
             settings,
         };

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use readstates::store::embedded::FOLDER_VERSION;
 use readstates::store::{Store, StoreError};
 
 use super::child::{Writing, check};
@@ -16,7 +17,7 @@ use readstates::partition::io::{LoadKey, Write};
 const ROUNDS: u64 = 5;
 
 /// A folder with some rounds in it, which are all in the journal.
-fn written(name: &str, rounds: u64) -> PathBuf {
+pub fn written(name: &str, rounds: u64) -> PathBuf {
     let path = fresh_dir(name).join("store");
     let ended = Writing::start(&path, 1, rounds, &[]).end();
     assert_eq!(ended, (Some(rounds), None));
@@ -31,7 +32,7 @@ fn copy(from: &Path, name: &str) -> PathBuf {
 }
 
 /// All files below a folder whose paths contain this.
-fn files(folder: &Path, part: &str) -> Vec<PathBuf> {
+pub fn files(folder: &Path, part: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -60,12 +61,13 @@ fn overwrite(file: &Path, at: u64, bytes: &[u8]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_of_a_newer_version_is_left_alone() {
+    assert_eq!(FOLDER_VERSION, 2);
     let path = written("newer", 1);
     for (file, text, version) in [
         (
             "format",
-            &b"readstates embedded store, version 2\n"[..],
-            "version 2",
+            &b"readstates embedded store, version 3\n"[..],
+            "version 3",
         ),
         ("rows/version", b"FJL\x04", "version 4"),
     ] {

@@ -17,7 +17,11 @@ use std::time::{Duration, Instant};
 use super::{OpenError, fault, keys};
 
 /// The version of the layout and of the keys that this program makes, and the newest that it reads.
-pub const FOLDER_VERSION: u32 = 1;
+///
+/// - 1: the database has a file made whenever 8 MiB are in memory, and its filters and indexes are in parts. The database
+///   keeps what it was made with, so such a folder stays like that.
+/// - 2: this program says when a file is made (`memtable.rs`), and filters and indexes are whole and in memory.
+pub const FOLDER_VERSION: u32 = 2;
 
 /// How long somebody else may have the folder when it is opened.
 const LOCK_WAIT_MS: u128 = 1_000;
@@ -35,6 +39,8 @@ pub(super) struct Folder {
     acknowledged: File,
     /// Whether it was not finished before: there is nothing in it.
     pub is_new: bool,
+    /// At most [`FOLDER_VERSION`].
+    pub version: u32,
 }
 
 impl Folder {
@@ -43,11 +49,12 @@ impl Folder {
         let unusable = |error: io::Error| OpenError(fault::unusable(path, &error));
         fs::create_dir_all(path).map_err(unusable)?;
         let is_new = !path.join(FORMAT).try_exists().map_err(unusable)?;
-        if is_new {
+        let version = if is_new {
             check_is_ours(path)?;
+            FOLDER_VERSION
         } else {
-            check_version(path)?;
-        }
+            known_version(path)?
+        };
         let acknowledged = OpenOptions::new()
             .read(true)
             .write(true)
@@ -60,6 +67,7 @@ impl Folder {
             path: path.to_owned(),
             acknowledged,
             is_new,
+            version,
         };
         if is_new {
             folder.clear().map_err(unusable)?;
@@ -156,7 +164,7 @@ fn check_is_ours(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn check_version(path: &Path) -> Result<(), OpenError> {
+fn known_version(path: &Path) -> Result<u32, OpenError> {
     let text = match fs::read_to_string(path.join(FORMAT)) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::InvalidData => String::new(),
@@ -166,7 +174,7 @@ fn check_version(path: &Path) -> Result<(), OpenError> {
         .strip_prefix(FORMAT_TEXT)
         .map(|version| version.trim().parse());
     match version {
-        Some(Ok(FOLDER_VERSION)) => Ok(()),
+        Some(Ok(version @ 1..=FOLDER_VERSION)) => Ok(version),
         Some(Ok(version)) if version > FOLDER_VERSION => {
             let what = format!("the folder has version {version}, and this one knows up to {FOLDER_VERSION}");
             Err(OpenError(fault::newer(path, &what)))

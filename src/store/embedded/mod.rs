@@ -7,6 +7,7 @@ mod batch;
 mod fault;
 mod folder;
 mod keys;
+mod memtable;
 mod writer;
 
 use std::fmt;
@@ -17,13 +18,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fjall::config::PartitioningPolicy;
+use fjall::config::{PartitioningPolicy, PinningPolicy};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use self::batch::{Batch, Change};
 use self::folder::Folder;
+use self::memtable::Sizes;
 use self::writer::{Broken, Waiting, Writer};
 use super::gather::{self, Gathering, Reader};
 use super::rows::{self, RowName};
@@ -34,6 +36,7 @@ use crate::ops::metrics::StoreMetrics;
 use crate::partition::io::{LoadKey, LoadedRow, Write};
 
 pub use self::folder::FOLDER_VERSION;
+pub use self::memtable::{BACKGROUND_THREADS, MEMTABLE_BYTES_MAX, MEMTABLE_BYTES_MIN, MEMTABLE_PART};
 pub use self::writer::{COMMIT_BYTES_MAX, COMMIT_CHANGES_MAX};
 
 /// Changes that wait for the writer; others wait to be let in.
@@ -46,10 +49,6 @@ pub const READERS_MAX: usize = 64;
 pub const ROWS_A_READER: usize = 16;
 /// Blocks of files that the database keeps in memory. What is asked of the store is cold, so more would not help.
 pub const BLOCK_CACHE_BYTES: u64 = 8 << 20;
-/// Rows that were written since the last file was made are in memory up to here, and once more while one is made.
-pub const MEMTABLE_BYTES_MAX: u64 = 8 << 20;
-/// Threads that make files of what is in memory, and merge files: one for each.
-pub const BACKGROUND_THREADS: usize = 2;
 /// After so long without an acknowledgement it is looked whether the database is broken: it holds writes back for as
 /// long as its own threads have not made room, and these may have ended.
 pub const STALL_LOOK_MS: u64 = 2_000;
@@ -349,17 +348,20 @@ fn open(path: &Path) -> Result<EmbeddedStore, OpenError> {
     let folder = Folder::take(path)?;
     let refused = |error: fjall::Error| OpenError(fault::on_opening(path, &error));
     check_database_version(path, &folder.rows())?;
+    let sizes = Sizes::of(&folder);
     let database = Database::builder(folder.rows())
         .cache_size(BLOCK_CACHE_BYTES)
-        .worker_threads(BACKGROUND_THREADS)
+        .worker_threads(sizes.background_threads)
         .open()
         .map_err(refused)?;
-    // A file's filter or index as a whole is a good part of the cache: each read would read some of them anew.
+    // Filters and indexes are two bytes for each row. From the cache, each change would read some of them anew.
     let options = || {
         KeyspaceCreateOptions::default()
-            .max_memtable_size(MEMTABLE_BYTES_MAX)
-            .filter_block_partitioning_policy(PartitioningPolicy::all(true))
-            .index_block_partitioning_policy(PartitioningPolicy::all(true))
+            .max_memtable_size(memtable::ASKED_FOR_BYTES)
+            .filter_block_partitioning_policy(PartitioningPolicy::all(false))
+            .index_block_partitioning_policy(PartitioningPolicy::all(false))
+            .filter_block_pinning_policy(PinningPolicy::all(true))
+            .index_block_pinning_policy(PinningPolicy::all(true))
     };
     let rows = database.keyspace(KEYSPACE, options).map_err(refused)?;
     let commits = check_commits(&folder, &database, &rows)?;
@@ -372,6 +374,7 @@ fn open(path: &Path) -> Result<EmbeddedStore, OpenError> {
         rows: rows.clone(),
         folder,
         commits,
+        memtable_bytes_max: sizes.memtable_bytes_max,
         broken: Arc::clone(&broken),
     };
     let writer = std::thread::Builder::new()

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::batch::{Batch, Change};
 use super::fault;
 use super::folder::Folder;
+use super::memtable;
 use crate::store::StoreError;
 
 /// Changes that are committed together.
@@ -34,6 +35,7 @@ pub(super) struct Writer {
     pub rows: Keyspace,
     pub folder: Folder,
     pub commits: u64,
+    pub memtable_bytes_max: u64,
     pub broken: Broken,
 }
 
@@ -82,6 +84,12 @@ impl Writer {
         let outcome = self.commit(batch);
         for done in taken {
             let _ = done.send(outcome.clone().map_err(StoreError::Broken));
+        }
+        if outcome.is_ok()
+            && let Err(error) = memtable::rotate_if_full(&self.rows, self.memtable_bytes_max)
+        {
+            self.broken
+                .get_or_init(|| fault::on_writing(self.folder.path(), &error));
         }
     }
 
