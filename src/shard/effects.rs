@@ -4,15 +4,13 @@ use std::future::ready;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::Sender;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 
 use super::confirmation::Confirmation;
-use super::owned::Waiting;
 use super::retry::{StoreHealth, load_after_backoff, store_position_until_done, write_until_done};
 use super::rollback::{Guarded, LOOK_INTERVAL, Witness};
-use super::{Asked, DeadLetterSink, Message};
+use super::{DeadLetterSink, Message, Question, Thread};
 use crate::model::ids::{LogPosition, Offset, PartitionId};
 use crate::partition::io::{Failure, Input, LoadKey, LoadToken, Reply, Write};
 use crate::source::DeadLetter;
@@ -46,7 +44,7 @@ pub struct Runner<S, D> {
     pub store: S,
     pub dead_letters: D,
     pub runtime: tokio::runtime::Handle,
-    pub inbox: Sender<Message>,
+    pub thread: Thread,
     pub stream: StreamIdentity,
     pub store_health: Arc<StoreHealth>,
     pub confirmation: Arc<Confirmation>,
@@ -122,16 +120,18 @@ impl<S: Store, D: DeadLetterSink> Runner<S, D> {
     }
 
     /// Has a partition asked what takes a store that is as new as it was, once that is sure.
-    pub fn ask_when_sure(self: &Arc<Self>, origin: &Origin, asked: Asked, reply: Waiting) {
+    pub fn ask_when_sure(self: &Arc<Self>, origin: &Origin, question: Question) {
         let (runner, origin) = (Arc::clone(self), origin.clone());
         self.runtime.spawn(async move {
             let sure = origin.witness.make_sure(&runner.store).await;
             runner.store_health.saw(&sure);
             // Neither the asker nor the thread need be there any more.
             if sure.is_ok() {
-                let _ = runner.inbox.send(Message::Ask(origin.partition, asked, reply));
+                let _ = runner.thread.questions.send(question);
             } else {
-                let _ = reply.send(Ok(Reply::Answers(vec![Err(Failure::StoreUnavailable)])));
+                let _ = question
+                    .reply
+                    .send(Ok(Reply::Answers(vec![Err(Failure::StoreUnavailable)])));
             }
         });
     }
@@ -153,7 +153,7 @@ impl<S: Store, D: DeadLetterSink> Runner<S, D> {
             tokio::select! {
                 () = runner.dead_letters.send(letter) => {
                     // The thread may have ended; then nobody waits for it.
-                    let _ = runner.inbox.send(Message::DeadLettered(partition, assignment, offset));
+                    let _ = runner.thread.inbox.send(Message::DeadLettered(partition, assignment, offset));
                 }
                 _ = gone.changed() => {}
             }
@@ -181,7 +181,7 @@ impl<S: Store, D: DeadLetterSink> Runner<S, D> {
             mut gone,
             ..
         } = origin.clone();
-        let inbox = self.inbox.clone();
+        let inbox = self.thread.inbox.clone();
         let mut outcomes = outcomes.filter_map(ready).ready_chunks(ROWS_TOGETHER_MAX);
         self.runtime.spawn(async move {
             loop {

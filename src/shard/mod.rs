@@ -1,7 +1,7 @@
 //! The threads that own partitions: each drives its own, state is never behind a lock.
 //!
 //! [`Shards`] is the way to them: sources hand records over through [`Owners`], questions come through [`Partitions`].
-//! Everything goes through one inbox for each thread.
+//! For each thread there is one inbox, and beside it a queue for questions, which go first.
 
 mod confirmation;
 mod effects;
@@ -31,6 +31,7 @@ use crate::source::{Confirmed, DeadLetter, Owners, RecordBatch, Stuck};
 use crate::store::Store;
 use crate::wire::record::RecordLimits;
 use rollback::Witness;
+use worker::{Setup, Worker};
 
 pub use progress::STUCK_AFTER;
 pub use report::{PartitionReport, Report, Totals};
@@ -73,7 +74,7 @@ pub struct Shards {
 
 struct Inner {
     settings: ShardSettings,
-    inboxes: Vec<Sender<Message>>,
+    threads: Vec<Thread>,
     owned: Mutex<BTreeMap<PartitionId, Ownership>>,
     /// Those that are ours by the group and whose position is being looked for.
     assigning: Mutex<BTreeSet<PartitionId>>,
@@ -93,6 +94,13 @@ struct Ownership {
     stuck_at: Option<LogPosition>,
 }
 
+/// The ways to a thread. A question must not wait for everything that came before it, so it overtakes the rest.
+#[derive(Clone)]
+struct Thread {
+    inbox: Sender<Message>,
+    questions: Sender<Question>,
+}
+
 /// What comes to a thread.
 enum Message {
     Assign(Assign),
@@ -103,7 +111,8 @@ enum Message {
     RecordsBeyond(PartitionId, u64),
     Drain(PartitionId, u64, oneshot::Sender<LogPosition>),
     Forget(PartitionId, u64),
-    Ask(PartitionId, Asked, oneshot::Sender<Result<Reply, Unanswered>>),
+    /// A question that came before what assigns its partition.
+    Ask(Question),
     /// The outcomes of effects.
     Done(PartitionId, u64, Vec<Input>),
     /// The dead letter at this offset is safe.
@@ -121,7 +130,15 @@ struct Assign {
     witness: Arc<Witness>,
 }
 
-/// A question to a partition.
+/// A question to a partition, as it was owned when it was asked.
+struct Question {
+    partition: PartitionId,
+    assignment: u64,
+    asked: Asked,
+    reply: oneshot::Sender<Result<Reply, Unanswered>>,
+}
+
+/// What is asked of a partition.
 enum Asked {
     Get {
         keys: Vec<ReadStateKey>,
@@ -147,46 +164,62 @@ impl Shards {
         dead_letters: D,
         runtime: tokio::runtime::Handle,
     ) -> std::io::Result<Self> {
+        let (shards, setups) = Shards::not_started(settings, &store, &dead_letters, &runtime);
+        for (index, setup) in setups.into_iter().enumerate() {
+            std::thread::Builder::new()
+                .name(format!("shard-{index}"))
+                .spawn(move || Worker::new(setup).run())?;
+        }
+        Ok(shards)
+    }
+
+    /// The way to threads, and what each needs.
+    fn not_started<S: Store, D: DeadLetterSink>(
+        settings: ShardSettings,
+        store: &S,
+        dead_letters: &D,
+        runtime: &tokio::runtime::Handle,
+    ) -> (Self, Vec<Setup<S, D>>) {
         let (live, _) = watch::channel(BTreeSet::new());
-        let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..settings.threads.max(1))
-            .map(|_| crossbeam_channel::unbounded())
-            .unzip();
-        let store_health = Arc::new(retry::StoreHealth::new());
-        let confirmation = Arc::new(Confirmation::new());
+        let (threads, incoming): (Vec<_>, Vec<_>) =
+            (0..settings.threads.max(1)).map(|_| worker::ways()).unzip();
         let inner = Arc::new(Inner {
-            store_health: Arc::clone(&store_health),
             settings,
-            inboxes,
+            threads,
             owned: Mutex::default(),
             assigning: Mutex::default(),
             live,
-            confirmation: Arc::clone(&confirmation),
+            confirmation: Arc::new(Confirmation::new()),
+            store_health: Arc::new(retry::StoreHealth::new()),
             rolled_back: watch::Sender::new(None),
         });
-        for (index, receiver) in receivers.into_iter().enumerate() {
+        let setups = inner.threads.iter().zip(incoming).map(|(thread, incoming)| {
             let runner = effects::Runner {
                 store: store.clone(),
                 dead_letters: dead_letters.clone(),
                 runtime: runtime.clone(),
-                inbox: inner.inboxes[index].clone(),
+                thread: thread.clone(),
                 stream: inner.settings.stream.clone(),
-                confirmation: Arc::clone(&confirmation),
-                store_health: Arc::clone(&store_health),
+                confirmation: Arc::clone(&inner.confirmation),
+                store_health: Arc::clone(&inner.store_health),
             };
-            let (shards, settings) = (Arc::downgrade(&inner), inner.settings.clone());
-            std::thread::Builder::new()
-                .name(format!("shard-{index}"))
-                .spawn(move || worker::Worker::new(receiver, Arc::new(runner), shards, settings).run())?;
-        }
-        Ok(Shards { inner })
+            Setup {
+                incoming,
+                runner: Arc::new(runner),
+                shards: Arc::downgrade(&inner),
+                settings: inner.settings.clone(),
+            }
+        });
+        let setups = setups.collect();
+        (Shards { inner }, setups)
     }
 
     /// How the partitions are, and what was counted.
     pub async fn report(&self) -> Report {
         let mut waiting = Vec::new();
-        for inbox in &self.inner.inboxes {
+        for thread in &self.inner.threads {
             let (reply, report) = oneshot::channel();
-            if inbox.send(Message::Report(reply)).is_ok() {
+            if thread.inbox.send(Message::Report(reply)).is_ok() {
                 waiting.push(report);
             }
         }
@@ -226,12 +259,18 @@ impl Shards {
         timeout: Duration,
     ) -> Result<Reply, Unanswered> {
         let arrived = Instant::now();
-        if !self.inner.is_owned_for_certain(partition, arrived, timeout).await {
+        let certain = self.inner.owned_for_certain(partition, arrived, timeout).await;
+        let Some(assignment) = certain else {
             return Err(Unanswered::NotOwned);
-        }
+        };
         let timeout = timeout.saturating_sub(arrived.elapsed());
         let (reply, answer) = oneshot::channel();
-        self.inner.send(partition, Message::Ask(partition, asked, reply));
+        self.inner.ask(Question {
+            partition,
+            assignment,
+            asked,
+            reply,
+        });
         match tokio::time::timeout(timeout, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(Unanswered::NotOwned),
@@ -249,33 +288,42 @@ impl Inner {
         self.assigning.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a partition is owned here, and nobody else can own it. Waits for that while it is in doubt.
-    async fn is_owned_for_certain(
+    /// The assignment of a partition that is owned here, where nobody else can own it. Waits for that while it is in doubt.
+    async fn owned_for_certain(
         &self,
         partition: PartitionId,
         arrived: Instant,
         timeout: Duration,
-    ) -> bool {
-        let is_owned = || self.owned().contains_key(&partition);
-        if !self.confirmation.is_certain_since(arrived) && is_owned() {
+    ) -> Option<u64> {
+        let assignment = || self.owned().get(&partition).map(|owned| owned.assignment);
+        if !self.confirmation.is_certain_since(arrived) && assignment().is_some() {
             let mut live = self.live.subscribe();
             let is_given_up = live.wait_for(|live| !live.contains(&partition));
             tokio::select! {
                 () = self.confirmation.certain_since(arrived) => {}
                 _ = is_given_up => {}
-                () = tokio::time::sleep(timeout) => return false,
+                () = tokio::time::sleep(timeout) => return None,
             }
         }
-        self.confirmation.is_certain_since(arrived) && is_owned()
+        // In this order: what is given up between the two is not owned any more.
+        match self.confirmation.is_certain_since(arrived) {
+            true => assignment(),
+            false => None,
+        }
     }
 
-    fn inbox(&self, partition: PartitionId) -> &Sender<Message> {
-        &self.inboxes[partition.0 as usize % self.inboxes.len()]
+    fn thread(&self, partition: PartitionId) -> &Thread {
+        &self.threads[partition.0 as usize % self.threads.len()]
     }
 
     /// A thread that has ended takes no messages, and nobody waits for its answer: the process is ending.
     fn send(&self, partition: PartitionId, message: Message) {
-        let _ = self.inbox(partition).send(message);
+        let _ = self.thread(partition).inbox.send(message);
+    }
+
+    /// The same for a question.
+    fn ask(&self, question: Question) {
+        let _ = self.thread(question.partition).questions.send(question);
     }
 
     fn share_out(&self, owned: &BTreeMap<PartitionId, Ownership>) -> Share {
@@ -285,8 +333,8 @@ impl Inner {
             channel_bytes: channel_bytes / partitions,
             dirty: (dirty / partitions).max(1),
         };
-        for inbox in &self.inboxes {
-            let _ = inbox.send(Message::Share(share));
+        for thread in &self.threads {
+            let _ = thread.inbox.send(Message::Share(share));
         }
         share
     }
@@ -326,6 +374,7 @@ impl Owners for Shards {
             share,
             witness: Arc::new(witness),
         };
+        // Under the lock: whoever knows of the assignment comes after this.
         self.inner.send(partition, Message::Assign(assign));
     }
 

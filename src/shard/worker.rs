@@ -1,14 +1,15 @@
-//! A thread's loop: what came into the inbox first, then some records of each partition in turn.
+//! A thread's loop: what came into the inbox first, then some records of each partition in turn, and questions before each of
+//! these.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Select, unbounded};
 
 use super::effects::Runner;
 use super::owned::Owned;
-use super::{Asked, DeadLetterSink, Inner, Message, Report, ShardSettings, Totals};
+use super::{Asked, DeadLetterSink, Inner, Message, Question, Report, ShardSettings, Thread, Totals};
 use crate::model::ids::PartitionId;
 use crate::partition::ReadStateCache;
 use crate::partition::io::{Effect, Millis};
@@ -21,9 +22,48 @@ const TICK: Duration = Duration::from_millis(50);
 /// Messages taken between two looks at the records.
 const MESSAGES_AT_ONCE_MAX: usize = 1024;
 
+/// Questions taken between two looks at the rest.
+const QUESTIONS_AT_ONCE_MAX: usize = 256;
+
+/// What comes to a thread.
+pub struct Incoming {
+    messages: Receiver<Message>,
+    questions: Receiver<Question>,
+}
+
+/// The ways to a thread, and what comes out of them.
+pub fn ways() -> (Thread, Incoming) {
+    let (inbox, messages) = unbounded();
+    let (to_questions, questions) = unbounded();
+    let thread = Thread {
+        inbox,
+        questions: to_questions,
+    };
+    (thread, Incoming { messages, questions })
+}
+
+impl Incoming {
+    /// Waits until something is there, or [`TICK`] has passed.
+    fn wait(&self) {
+        let mut either = Select::new();
+        either.recv(&self.messages);
+        either.recv(&self.questions);
+        // Which of them it is does not matter.
+        let _ = either.ready_timeout(TICK);
+    }
+}
+
+/// What a thread needs.
+pub struct Setup<S, D> {
+    pub incoming: Incoming,
+    pub runner: Arc<Runner<S, D>>,
+    pub shards: Weak<Inner>,
+    pub settings: ShardSettings,
+}
+
 /// Drives the partitions of one thread.
 pub struct Worker<S, D> {
-    inbox: Receiver<Message>,
+    incoming: Incoming,
     runner: Arc<Runner<S, D>>,
     shards: Weak<Inner>,
     settings: ShardSettings,
@@ -40,15 +80,16 @@ pub struct Worker<S, D> {
 const START_MS: u64 = 24 * 3600 * 1000;
 
 impl<S: Store, D: DeadLetterSink> Worker<S, D> {
-    pub fn new(
-        inbox: Receiver<Message>,
-        runner: Arc<Runner<S, D>>,
-        shards: Weak<Inner>,
-        settings: ShardSettings,
-    ) -> Self {
+    pub fn new(setup: Setup<S, D>) -> Self {
+        let Setup {
+            incoming,
+            runner,
+            shards,
+            settings,
+        } = setup;
         let read_states = settings.read_states.div_ceil(settings.threads);
         Worker {
-            inbox,
+            incoming,
             runner,
             shards,
             settings,
@@ -65,19 +106,10 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
         let _abort = AbortOnPanic;
         let mut has_more = false;
         while self.shards.strong_count() > 0 {
-            // Waiting for no time at all would spin and yield the processor several times before it gives up.
-            let received = match has_more {
-                true => self.inbox.try_recv().map_err(|error| error.is_disconnected()),
-                false => self
-                    .inbox
-                    .recv_timeout(TICK)
-                    .map_err(|error| error.is_disconnected()),
-            };
-            match received {
-                Ok(message) => self.take_messages(message),
-                Err(is_over) if is_over => return,
-                Err(_) => {}
+            if !has_more {
+                self.incoming.wait();
             }
+            self.take_messages();
             has_more = self.take_records();
         }
     }
@@ -86,25 +118,67 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
         Millis(START_MS + self.started.elapsed().as_millis() as u64)
     }
 
-    fn take_messages(&mut self, first: Message) {
-        let now = self.now();
-        self.take_message(now, first);
-        for _ in 1..MESSAGES_AT_ONCE_MAX {
-            let Ok(message) = self.inbox.try_recv() else { break };
-            self.take_message(now, message);
+    fn take_messages(&mut self) {
+        for _ in 0..MESSAGES_AT_ONCE_MAX {
+            self.take_questions();
+            let Ok(message) = self.incoming.messages.try_recv() else {
+                break;
+            };
+            self.take_message(self.now(), message);
         }
     }
 
+    /// Some of each partition in turn. Whether there were any.
     fn take_records(&mut self) -> bool {
-        let now = self.now();
-        let mut took_any = false;
-        for owned in self.owned.values_mut() {
-            took_any |= owned.take_records(now, &mut self.effects, &self.runner);
-            owned.settle(now, &mut self.effects, &self.runner);
-            owned.run(&mut self.effects, &self.runner);
-            tell(&self.shards, owned);
+        let (mut took_any, mut turn) = (false, PartitionId(0));
+        while let Some((partition, took)) = self.take_turn(turn) {
+            took_any |= took;
+            turn = PartitionId(partition.0 + 1);
+            self.take_questions();
         }
         took_any
+    }
+
+    /// Takes some records of the first partition from this one on. Which it was, and whether there were any.
+    fn take_turn(&mut self, from: PartitionId) -> Option<(PartitionId, bool)> {
+        let now = self.now();
+        let (partition, owned) = self.owned.range_mut(from..).next()?;
+        let took_any = owned.take_records(now, &mut self.effects, &self.runner);
+        owned.settle(now, &mut self.effects, &self.runner);
+        owned.run(&mut self.effects, &self.runner);
+        tell(&self.shards, owned);
+        Some((*partition, took_any))
+    }
+
+    fn take_questions(&mut self) {
+        for _ in 0..QUESTIONS_AT_ONCE_MAX {
+            let Ok(question) = self.incoming.questions.try_recv() else {
+                break;
+            };
+            if let Err(question) = self.ask(question) {
+                // It may have overtaken what assigns the partition. If not, the partition is given up. There is a
+                // receiver: this thread.
+                let _ = self.runner.thread.inbox.send(Message::Ask(question));
+            }
+        }
+    }
+
+    /// Asks the partition, if it is still the ownership that is meant.
+    fn ask(&mut self, question: Question) -> Result<(), Question> {
+        let now = self.now();
+        let owned = self.owned.get_mut(&question.partition);
+        let Some(owned) = owned.filter(|owned| owned.assignment() == question.assignment) else {
+            return Err(question);
+        };
+        // Its rows come from the store.
+        let needs_store = matches!(question.asked, Asked::Overview { .. });
+        if needs_store && !owned.origin().witness.is_sure() {
+            self.runner.ask_when_sure(owned.origin(), question);
+        } else {
+            owned.ask(now, question.asked, question.reply, &mut self.effects);
+            owned.run(&mut self.effects, &self.runner);
+        }
+        Ok(())
     }
 
     fn take_message(&mut self, now: Millis, message: Message) {
@@ -155,19 +229,12 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
                     self.retired.add(&given_up.unwrap_or_default());
                 }
             }
-            Message::Ask(partition, asked, reply) => match self.owned.get_mut(&partition) {
-                // Its rows come from the store.
-                Some(owned)
-                    if matches!(asked, Asked::Overview { .. }) && !owned.origin().witness.is_sure() =>
-                {
-                    self.runner.ask_when_sure(owned.origin(), asked, reply);
+            Message::Ask(question) => {
+                if let Err(question) = self.ask(question) {
+                    // Who asked may have gone.
+                    let _ = question.reply.send(Err(Unanswered::NotOwned));
                 }
-                Some(owned) => {
-                    owned.ask(now, asked, reply, effects);
-                    owned.run(effects, &self.runner);
-                }
-                None => drop(reply.send(Err(Unanswered::NotOwned))),
-            },
+            }
             Message::Done(partition, assignment, inputs) => {
                 let owned = self
                     .owned
@@ -252,3 +319,7 @@ fn tell(shards: &Weak<Inner>, owned: &mut Owned) {
         false => live.remove(&partition),
     });
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
