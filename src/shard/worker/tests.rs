@@ -17,11 +17,12 @@ use crate::partition::io::{LoadKey, LoadedRow, Write};
 use crate::partition::{Settings, Share};
 use crate::query::Partitions;
 use crate::shard::Shards;
-use crate::source::{Confirmed, DeadLetter, Owners, RawRecord, RecordBatch};
+use crate::source::{Confirmed, DeadLetter, Owners, RecordBatch};
 use crate::store::{StoreError, StoredPosition, StreamIdentity};
 use crate::wire::partitioner::partition_of;
 use crate::wire::proto::v1::{Event, MessageRead, event::Kind};
 use crate::wire::record::RecordLimits;
+use crate::wire::records::RawRecord;
 
 const PARTITIONS: u32 = 3;
 const FIRST: PartitionId = PartitionId(0);
