@@ -22,6 +22,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Config, Effective};
+use crate::shard::ask_for_short_turns;
 use crate::source::failure::PrepareError;
 use crate::wire::record::RecordLimits;
 
@@ -86,7 +87,11 @@ pub fn run() -> ExitCode {
         let missing = "a command is needed, see --help";
         Cli::command().error(ErrorKind::MissingSubcommand, missing).exit();
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .on_thread_start(ask_for_short_turns)
+        .build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("the runtime can't be started: {error}");
