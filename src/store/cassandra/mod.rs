@@ -363,8 +363,11 @@ fn timestamp(position: LogPosition) -> i64 {
     position.to_bits().cast_signed()
 }
 
+/// Some errors of the driver have several lines, and one line of the log tells what happened.
 fn unanswered(what: impl fmt::Display, error: impl fmt::Display) -> StoreError {
-    StoreError::Unavailable(format!("{what}: {error}"))
+    let error = error.to_string();
+    let words: Vec<&str> = error.split_whitespace().collect();
+    StoreError::Unavailable(format!("{what}: {}", words.join(" ")))
 }
 
 /// The answer has another shape than the tables that we created give.
@@ -376,4 +379,16 @@ fn unexpected(what: impl fmt::Display, error: impl fmt::Display) -> StoreError {
 
 fn rows_of(what: impl fmt::Display, result: QueryResult) -> Result<QueryRowsResult, StoreError> {
     result.into_rows_result().map_err(|error| unexpected(what, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_driver_says_is_one_line() {
+        let said = unanswered("a row", "the channel is closed.\n        It was broken before.\n");
+        let expected = "the store failed: a row: the channel is closed. It was broken before.";
+        assert_eq!(said.to_string(), expected);
+    }
 }
