@@ -7,6 +7,7 @@
 
 #![warn(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod memory;
 pub mod model;
 
 pub mod wire;

@@ -8,7 +8,8 @@
 //! first form: every read state comes into the cache and is written, then events are applied that find all they need there, once to see how
 //! many that are in a second and once with the clock read around each call. Channels are as busy as Zipf's law says, or with
 //! `--even` all alike, so that next to nothing is in the processor's caches. `pauses`: the longest of all calls while the cache fills,
-//! while as many read states leave it, and while the partitions are given up after a message in every channel. `growth`: what an event and an answer cost where there is more of something, a line of
+//! while as many read states leave it, and while the partitions are given up after a message in every channel; then the longest time
+//! between two looks at the clock, which is the machine's own. `growth`: what an event and an answer cost where there is more of something, a line of
 //! JSON for each case.
 //!
 //! Events are made beforehand. Times are CPU times of the thread, since others may use the processor as well; the longest of
@@ -26,12 +27,17 @@ use std::time::Instant;
 use driven::{Driven, clock_ns, cpu_ns, rss_bytes};
 use traffic::{Chat, Traffic};
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Members of a channel.
 const MEMBERS: u64 = 100;
 /// Events that are made at a time.
 const MADE_AT_ONCE: u64 = 4_000_000;
 
 fn main() {
+    readstates::memory::use_small_pages();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
     let numbers: Vec<u64> = arguments.iter().filter_map(|text| text.parse().ok()).collect();
@@ -62,18 +68,21 @@ fn throughput(read_states: u64, partitions: u64, events: u64, has: &impl Fn(&str
     let missed = driven.missed();
     driven.write_all();
 
+    // Not freed before the end: its memory would be given back in the middle of what is measured.
+    let mut made = Vec::with_capacity(MADE_AT_ONCE as usize);
     let (mut wall, mut cpu) = (0.0, 0.0);
     for count in portions(events) {
-        let made = traffic.events(count);
+        made.extend((0..count).map(|_| traffic.event()));
         let began = (Instant::now(), cpu_ns());
-        driven.apply_all(made);
+        driven.apply_all(made.drain(..));
         wall += began.0.elapsed().as_secs_f64();
         cpu += seconds_since(began.1);
     }
 
     driven.start_timing();
     for count in portions(events.div_ceil(5)) {
-        driven.apply_all(traffic.events(count));
+        made.extend((0..count).map(|_| traffic.event()));
+        driven.apply_all(made.drain(..));
     }
     let timed = driven.stop_timing();
     assert_eq!(driven.missed(), missed, "everything is cached");
@@ -129,9 +138,10 @@ fn pauses(read_states: u64, partitions: u64, evictions: u64, is_json: bool) {
     driven.drain();
     let draining_ns = driven.stop_timing().longest_ns();
     let (filling_ns, evicting_ns) = (filling.longest_ns(), evicting.longest_ns());
+    let nothing_ns = longest_of_nothing(evictions);
     if is_json {
         println!(
-            "{{\"read_states\":{read_states},\"partitions\":{partitions},\"evictions\":{evicted},\"longest_filling_ns\":{filling_ns},\"longest_evicting_ns\":{evicting_ns},\"longest_draining_ns\":{draining_ns},\"event_p50_ns\":{},\"event_p999_ns\":{}}}",
+            "{{\"read_states\":{read_states},\"partitions\":{partitions},\"evictions\":{evicted},\"longest_filling_ns\":{filling_ns},\"longest_evicting_ns\":{evicting_ns},\"longest_draining_ns\":{draining_ns},\"longest_of_nothing_ns\":{nothing_ns},\"event_p50_ns\":{},\"event_p999_ns\":{}}}",
             evicting.events_ns.value_at_quantile(0.5),
             evicting.events_ns.value_at_quantile(0.999)
         );
@@ -140,11 +150,23 @@ fn pauses(read_states: u64, partitions: u64, evictions: u64, is_json: bool) {
     println!(
         "{read_states} read states came ({none} evicted meanwhile), the longest call took {:.1} µs\n\
          {evicted} were evicted, the longest call took {:.1} µs\n\
-         {channels} channels changed and all partitions were given up, the longest call took {:.1} µs",
+         {channels} channels changed and all partitions were given up, the longest call took {:.1} µs\n\
+         the longest of {evictions} times between two looks at the clock was {:.1} µs",
         filling_ns as f64 / 1e3,
         evicting_ns as f64 / 1e3,
-        draining_ns as f64 / 1e3
+        draining_ns as f64 / 1e3,
+        nothing_ns as f64 / 1e3
     );
+}
+
+/// What the machine alone makes of it: the longest time between two looks at the clock, with nothing between them.
+fn longest_of_nothing(times: u64) -> u64 {
+    (0..times)
+        .fold((cpu_ns(), 0), |(before, longest), _| {
+            let now = cpu_ns();
+            (now, longest.max(now - before))
+        })
+        .1
 }
 
 /// A count in parts of at most [`MADE_AT_ONCE`].

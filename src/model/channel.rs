@@ -2,33 +2,10 @@
 
 use std::sync::Arc;
 
-use super::ids::{LogPosition, MessageId, UserId};
+use super::block::Edited;
+pub use super::block::{Block, Message, MessageRef};
+use super::ids::{LogPosition, MessageId};
 use super::planted::{Bug, Planted};
-
-/// A message, or the mark that one was deleted before it was created.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// Its id.
-    pub id: MessageId,
-    /// Who wrote it, if a user did.
-    pub author: Option<UserId>,
-    /// Users mentioned by name or by role, ascending, each once.
-    pub mentions: Box<[UserId]>,
-    /// Whether it mentions everyone.
-    pub everyone: bool,
-    /// Whether it was deleted.
-    pub deleted: bool,
-    /// Whether it was created. False for a message that was deleted before it was created: a mark, no message.
-    pub created: bool,
-}
-
-/// A leaf: neighbouring messages, ascending by id.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Block {
-    messages: Vec<Message>,
-    /// Mentions by name in all of them.
-    named: usize,
-}
 
 /// What a parent knows of a node: where it begins, which version of it is meant, and its sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -141,33 +118,6 @@ pub struct Above {
     pub everyone: u64,
 }
 
-impl Message {
-    /// Whether it counts: created and not deleted.
-    pub fn is_live(&self) -> bool {
-        self.created && !self.deleted
-    }
-
-    fn counts(&self) -> Above {
-        Above {
-            live: u64::from(self.is_live()),
-            everyone: u64::from(self.is_live() && self.everyone),
-        }
-    }
-
-    /// Whether it counts as a mention of the user by name: nobody is mentioned by an own message.
-    pub fn counts_as_mention_of(&self, user: UserId) -> bool {
-        self.author != Some(user) && self.mentions.binary_search(&user).is_ok()
-    }
-}
-
-/// What an edit made of one message of a block.
-struct Edited {
-    /// Its place.
-    index: usize,
-    before: Above,
-    after: Above,
-}
-
 impl NodeRef {
     /// The node after an edit of one of its messages. Takes the same time however many there are.
     fn edited(self, edited: &Edited, newest_live: MessageId, version: LogPosition) -> Self {
@@ -178,108 +128,6 @@ impl NodeRef {
             everyone: self.everyone + edited.after.everyone - edited.before.everyone,
             newest_live,
         }
-    }
-}
-
-impl Block {
-    /// A block of these messages, ascending by id.
-    pub fn new(messages: Vec<Message>) -> Self {
-        let named = messages.iter().map(|message| message.mentions.len()).sum();
-        Block { messages, named }
-    }
-
-    /// The messages, in the order of their ids.
-    pub fn messages(&self) -> &[Message] {
-        &self.messages
-    }
-
-    fn insert(&mut self, message: Message) -> Edited {
-        let index = self.find(message.id).unwrap_or_else(|index| index);
-        self.named += message.mentions.len();
-        let after = message.counts();
-        self.messages.insert(index, message);
-        Edited {
-            index,
-            before: Above::default(),
-            after,
-        }
-    }
-
-    fn modify(&mut self, id: MessageId, change: impl FnOnce(&mut Message)) -> Edited {
-        let index = self
-            .find(id)
-            .unwrap_or_else(|_| unreachable!("message {id} is modified but not there"));
-        let message = &mut self.messages[index];
-        let (before, named_before) = (message.counts(), message.mentions.len());
-        change(message);
-        self.named = self.named + message.mentions.len() - named_before;
-        Edited {
-            index,
-            before,
-            after: message.counts(),
-        }
-    }
-
-    fn newest_live(&self) -> MessageId {
-        let newest = self.messages.iter().rev().find(|message| message.is_live());
-        newest.map_or(MessageId::NONE, |message| message.id)
-    }
-
-    /// Its place among the messages, or the place where it would be.
-    pub fn find(&self, id: MessageId) -> Result<usize, usize> {
-        match self.messages.last() {
-            Some(last) if last.id < id => Err(self.messages.len()),
-            _ => self.messages.binary_search_by_key(&id, |message| message.id),
-        }
-    }
-
-    /// The message with this id.
-    pub fn get(&self, id: MessageId) -> Option<&Message> {
-        self.find(id).ok().map(|index| &self.messages[index])
-    }
-
-    fn above(&self, id: MessageId) -> Above {
-        let start = self.messages.partition_point(|message| message.id <= id);
-        let live = self.messages[start..].iter().filter(|message| message.is_live());
-        live.fold(Above::default(), |sum, message| Above {
-            live: sum.live + 1,
-            everyone: sum.everyone + u64::from(message.everyone),
-        })
-    }
-
-    /// What the parent has to know of this block.
-    pub fn to_ref(&self, first: MessageId, version: LogPosition) -> NodeRef {
-        let Above { live, everyone } = self.above(MessageId::NONE);
-        NodeRef {
-            first,
-            version,
-            live,
-            everyone,
-            newest_live: self.newest_live(),
-        }
-    }
-
-    fn is_overfull(&self, shape: &Shape) -> bool {
-        self.messages.len() > shape.block_messages_max
-            || (self.messages.len() > 1 && self.named > shape.block_mentions_max)
-    }
-
-    /// Cuts an overfull block into ones that are not, the first cut at `at`.
-    fn split(mut self, at: usize, shape: &Shape, parts: &mut Vec<Block>) {
-        if !self.is_overfull(shape) {
-            return parts.push(self);
-        }
-        let upper = Block::new(self.messages.split_off(at));
-        for half in [Block::new(self.messages), upper] {
-            let middle = half.messages.len() / 2;
-            half.split(middle, shape, parts);
-        }
-    }
-
-    /// The memory it takes.
-    pub fn weight_bytes(&self) -> usize {
-        let messages = self.messages.capacity() * size_of::<Message>();
-        size_of::<Block>() + messages + self.named * size_of::<UserId>()
     }
 }
 
@@ -307,8 +155,11 @@ impl Page {
     }
 }
 
-/// The place of the child that holds `id`.
+/// The place of the child that holds `id`: mostly the last.
 fn child_of(children: &[NodeRef], id: MessageId) -> usize {
+    if children.last().is_some_and(|last| last.first <= id) {
+        return children.len() - 1;
+    }
     children
         .partition_point(|child| child.first <= id)
         .saturating_sub(1)
@@ -426,7 +277,7 @@ impl Head {
         up_to: MessageId,
         above: MessageId,
         nodes: &impl Nodes,
-        mut visit: impl FnMut(&Message) -> std::ops::ControlFlow<()>,
+        mut visit: impl FnMut(&MessageRef<'_>) -> std::ops::ControlFlow<()>,
     ) -> Result<(), Vec<Wanted>> {
         if self.pages.is_empty() {
             return Ok(());
@@ -441,9 +292,9 @@ impl Head {
                         .filter_map(|i| self.block_at(page, &blocks, i, nodes).err())
                         .collect());
                 };
-                let messages = block.messages.iter().rev();
+                let messages = block.messages().rev();
                 for message in messages.filter(|m| m.is_live() && m.id > above && m.id <= up_to) {
-                    if visit(message).is_break() {
+                    if visit(&message).is_break() {
                         return Ok(());
                     }
                 }
@@ -474,7 +325,7 @@ impl Head {
             self.newest_page = Arc::new(Page { blocks: vec![first] });
             self.pages.push(first);
         }
-        self.edit_block(message.id, at, shape, nodes, |block| block.insert(message))
+        self.edit_block(message.id, at, shape, nodes, |block| block.insert(&message))
     }
 
     /// Changes a message that is in the tree. Its block must be at hand.
@@ -574,7 +425,7 @@ impl Head {
         let changed = Arc::make_mut(&mut block);
         let mut parts = Vec::new();
         if changed.is_overfull(shape) {
-            let cut = cut_of(edited, changed.messages.len(), is_newest);
+            let cut = cut_of(edited, changed.len(), is_newest);
             std::mem::take(changed).split(cut, shape, &mut parts);
         } else {
             parts.push(std::mem::take(changed));
@@ -583,7 +434,10 @@ impl Head {
         let mut refs: Vec<NodeRef> = parts
             .iter()
             .enumerate()
-            .map(|(i, part)| part.to_ref(if i == 0 { old.first } else { part.messages[0].id }, at))
+            .map(|(i, part)| {
+                let first = part.first().filter(|_| i > 0);
+                part.to_ref(first.unwrap_or(old.first), at)
+            })
             .collect();
         if shape.planted.is(Bug::NodeOverwrittenInPlace) && !is_newest {
             refs[0].version = old.version;

@@ -203,7 +203,7 @@ impl Partition {
             return Err(vec![LoadKey::Head(channel)]);
         };
         match head.block_of(id, &nodes) {
-            Ok(block) => Ok(block.and_then(|block| block.get(id).cloned())),
+            Ok(block) => Ok(block.and_then(|block| block.get(id).map(|message| message.to_owned()))),
             Err(wanted) => Err(keys_of(channel, &[wanted]).collect()),
         }
     }

@@ -8,6 +8,7 @@ use std::hash::{BuildHasher, Hash};
 use hashbrown::hash_table::HashTable;
 use hashbrown::{DefaultHashBuilder, HashMap};
 
+use super::slab::prefetch;
 use crate::model::ids::ChannelId;
 
 /// What an entry takes of the capacity.
@@ -104,6 +105,11 @@ impl<K: InChannel, V: Weigh> PinnedLru<K, V> {
     /// The place of the entry if it is there, or perhaps of another one: looks at no entry.
     pub fn guess(&self, key: &K) -> Option<Place> {
         self.index.find(self.index.hash(key), |_| true).map(Place)
+    }
+
+    /// Has the processor fetch the entry at a place.
+    pub fn prefetch(&self, place: Place) {
+        prefetch(self.entry(place.0));
     }
 
     /// The entry at a place.

@@ -59,10 +59,13 @@ impl Record {
     }
 }
 
-/// Records by number, linked from the oldest to the newest.
+/// Records by number, linked from the oldest to the newest. Free ones are used in the order in which they became free, so that
+/// neighbours in the list are mostly neighbours in memory.
 struct Records {
     chunks: Vec<Box<[Record]>>,
+    /// Those that are free, from the first that will be used to the last.
     free: u32,
+    last_free: u32,
     oldest: u32,
     newest: u32,
 }
@@ -72,6 +75,7 @@ impl Default for Records {
         Records {
             chunks: Vec::new(),
             free: NONE,
+            last_free: NONE,
             oldest: NONE,
             newest: NONE,
         }
@@ -90,7 +94,7 @@ impl Records {
     /// Puts one in as the newest.
     fn add(&mut self, mut record: Record) -> u32 {
         if self.free == NONE {
-            self.free = self.grow();
+            self.grow();
         }
         let number = self.free;
         self.free = self.get(number).newer;
@@ -114,11 +118,16 @@ impl Records {
             NONE => self.newest = older,
             newer => self.get_mut(newer).older = older,
         }
-        self.get_mut(number).newer = self.free;
-        self.free = number;
+        self.get_mut(number).newer = NONE;
+        match self.free {
+            NONE => self.free = number,
+            _ => self.get_mut(self.last_free).newer = number,
+        }
+        self.last_free = number;
     }
 
-    fn grow(&mut self) -> u32 {
+    /// Makes room where there is none.
+    fn grow(&mut self) {
         let first = (self.chunks.len() * CHUNK_RECORDS) as u32;
         let last = first + CHUNK_RECORDS as u32 - 1;
         let free = (first..=last).map(|number| Record {
@@ -126,7 +135,7 @@ impl Records {
             ..Record::new(LogPosition::NOTHING, Time::default(), Slot::NOBODYS)
         });
         self.chunks.push(free.collect());
-        first
+        (self.free, self.last_free) = (first, last);
     }
 
     /// From this one on, oldest first.

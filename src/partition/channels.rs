@@ -17,8 +17,9 @@ use smallvec::SmallVec;
 use super::cache::{InChannel, PinnedLru, Weigh};
 use super::io::{Kept, Millis, NodeKey, Row, Write};
 use super::read_states::STAMP_LIFE_MS;
+use super::slab::prefetch;
 use crate::model::channel::{Block, Head, Level, Node, NodeRef, Nodes, Page};
-use crate::model::ids::{ChannelId, LogPosition, MessageId};
+use crate::model::ids::{ChannelId, LogPosition, MessageId, UserId};
 use crate::model::planted::{Bug, Planted};
 
 struct HeadEntry {
@@ -270,31 +271,54 @@ impl Channels {
     }
 
     /// Has the processor fetch what records of these channels will need, one step after another for all of them: a step
-    /// waits for the one before, but not for other channels. Gives something that depends on it.
-    pub fn touch(&self, channels: impl Iterator<Item = ChannelId>) -> u64 {
+    /// waits for the one before, but not for other channels. Each comes with whether messages are needed as well.
+    pub fn prefetch(&self, channels: impl Iterator<Item = (ChannelId, bool)>) {
         let mut before = None;
         let each_once = channels.filter(|channel| before.replace(*channel) != Some(*channel));
-        let entries: SmallVec<[_; TOUCHED_TOGETHER]> = each_once
-            .filter_map(|channel| self.heads.guess(&channel))
+        let entries: SmallVec<[_; PREFETCHED_TOGETHER]> = each_once
+            .filter_map(|(channel, needs_messages)| Some((self.heads.guess(&channel)?, needs_messages)))
+            .inspect(|(place, _)| self.heads.prefetch(*place))
             .collect();
-        let heads: SmallVec<[&Head; TOUCHED_TOGETHER]> = entries
+        let heads: SmallVec<[_; PREFETCHED_TOGETHER]> = entries
             .into_iter()
-            .filter_map(|place| Some(&*self.heads.at(place)?.head))
+            .filter_map(|(place, needs_messages)| Some((&*self.heads.at(place)?.head, needs_messages)))
+            .inspect(|(head, _)| prefetch(*head))
             .collect();
-        let nodes: SmallVec<[(&Block, &Page); TOUCHED_TOGETHER]> = heads
-            .iter()
-            .map(|head| (&*head.newest_block, &*head.newest_page))
+        let nodes: SmallVec<[_; PREFETCHED_TOGETHER]> = heads
+            .into_iter()
+            .filter(|(_, needs_messages)| *needs_messages)
+            .inspect(|(head, _)| head.pages.last().into_iter().for_each(prefetch))
+            .map(|(head, _)| (&*head.newest_block, &*head.newest_page))
+            .inspect(|(block, page)| {
+                prefetch(*block);
+                prefetch(*page);
+            })
             .collect();
-        let newest: SmallVec<[_; TOUCHED_TOGETHER]> = nodes
-            .iter()
-            .map(|(block, page)| (block.messages().last(), page.blocks.last()))
-            .collect();
-        let of_heads = heads.iter().filter_map(|head| head.pages.last());
-        let seen = of_heads.fold(0, |seen, page| seen ^ page.version.to_bits());
-        newest.iter().fold(seen, |seen, (message, block)| {
-            let block = block.map_or(0, |block| block.version.to_bits());
-            seen ^ block ^ message.map_or(0, |message| message.id.0)
-        })
+        for (block, page) in nodes {
+            block.newest().into_iter().for_each(prefetch);
+            page.blocks.last().into_iter().for_each(prefetch);
+        }
+    }
+
+    /// Who wrote a message, if it is one of the newest of a cached channel.
+    pub fn recent_author(&self, channel: ChannelId, message: MessageId) -> Option<UserId> {
+        let entry = self.heads.peek(&channel)?;
+        entry.head.newest_block.get(message)?.author
+    }
+
+    /// The same as [`Channels::prefetch`] for those that [`Channels::stage_next`] will stage next.
+    pub fn prefetch_next_staged(&self, changed_by: Millis) {
+        let waiting = self.queue.iter().take(PREFETCHED_TOGETHER);
+        let due = waiting.take_while(|(changed_at, ..)| *changed_at <= changed_by);
+        self.prefetch(due.map(|(.., channel)| (*channel, false)));
+    }
+
+    /// The same for those whose heads [`Channels::next_write`] will give next.
+    pub fn prefetch_next_writes(&self, oldest_read_state: Option<LogPosition>, count: usize) {
+        let may_be_written = |applied: LogPosition| oldest_read_state.is_none_or(|oldest| applied < oldest);
+        let next = self.ready.iter().take(count);
+        let next = next.take_while(|(applied, _)| may_be_written(*applied));
+        self.prefetch(next.map(|(_, channel)| (*channel, false)));
     }
 
     /// How the head stands to the store.
@@ -694,6 +718,6 @@ impl Channels {
 }
 
 /// Channels that records which are taken together are about, mostly.
-const TOUCHED_TOGETHER: usize = 64;
+const PREFETCHED_TOGETHER: usize = 64;
 /// How many entries that something waits for an eviction passes over before it gives up for now.
 const WAITED_FOR_SKIPPED_MAX: usize = 16;

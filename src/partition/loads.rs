@@ -9,7 +9,7 @@ use super::io::{Effect, LoadKey, LoadToken, LoadedRow, Millis, NodeKey};
 use super::requests::Question;
 use crate::model::channel::{Level, Wanted};
 use crate::model::event::EventKind;
-use crate::model::ids::{ChannelId, LogPosition, Offset, ReadStateKey, UserId};
+use crate::model::ids::{ChannelId, LogPosition, MessageId, Offset, ReadStateKey, UserId};
 use crate::model::planted::Bug;
 use crate::model::read_state::ReadState;
 
@@ -113,6 +113,26 @@ pub fn users_named(event: &EventKind) -> impl Iterator<Item = UserId> {
         EventKind::MessageDeleted { .. } | EventKind::ChannelDeleted => (None, &[]),
     };
     one.into_iter().chain(listed).copied()
+}
+
+/// Messages that are there and that a record changes: the read states of their authors are needed as well.
+pub fn messages_changed(event: &EventKind) -> &[MessageId] {
+    match event {
+        EventKind::MessageUpdated { message, .. } => std::slice::from_ref(message),
+        EventKind::MessageDeleted { messages } => messages,
+        _ => &[],
+    }
+}
+
+/// Whether a record is about messages of its channel: then it needs the tree.
+pub fn needs_messages(event: &EventKind) -> bool {
+    !matches!(
+        event,
+        EventKind::MessageRead { .. }
+            | EventKind::MemberJoined { .. }
+            | EventKind::MemberLeft { .. }
+            | EventKind::ChannelDeleted
+    )
 }
 
 impl Partition {

@@ -9,6 +9,7 @@ mod cache;
 mod changes;
 mod channels;
 mod counters;
+mod fifo;
 pub mod io;
 mod loads;
 mod read_states;
@@ -21,7 +22,7 @@ use hashbrown::HashMap;
 
 pub use counters::{Counters, Ignored};
 use io::{Effect, Input, LoadToken, Millis, Write, WriteKey};
-use loads::{Pending, Queue, users_named};
+use loads::{Pending, Queue, messages_changed, needs_messages, users_named};
 use requests::{Later, Requests};
 
 use crate::model::channel::Shape;
@@ -236,8 +237,20 @@ impl Partition {
             let channel = event.channel;
             users_named(&event.kind).map(move |user| ReadStateKey { user, channel })
         });
-        let seen = self.read_states.touch(keys) ^ self.channels.touch(events.map(|event| event.channel));
-        std::hint::black_box(seen);
+        self.read_states.prefetch(keys);
+        let channels = events
+            .clone()
+            .map(|event| (event.channel, needs_messages(&event.kind)));
+        self.channels.prefetch(channels);
+        let authors = events.flat_map(|event| {
+            let channel = event.channel;
+            let messages = messages_changed(&event.kind).iter();
+            messages.filter_map(move |message| {
+                let user = self.channels.recent_author(channel, *message)?;
+                Some(ReadStateKey { user, channel })
+            })
+        });
+        self.read_states.prefetch(authors);
     }
 
     /// Does what is due after a batch of inputs: writes, evictions. Call it after each batch and now and then.
@@ -402,7 +415,8 @@ impl Partition {
             }
         };
         let room = self.settings.read_state_writes_max - self.read_state_writes;
-        std::hint::black_box(self.read_states.touch_next_writes(changed_by, room));
+        self.read_states.prefetch_next_writes(changed_by, room);
+        self.channels.prefetch_next_staged(changed_by);
         while self.read_state_writes < self.settings.read_state_writes_max {
             let Some((key, state)) = self.read_states.next_write(changed_by, self.now) else {
                 break;
@@ -415,8 +429,10 @@ impl Partition {
     }
 
     fn write_channels(&mut self, out: &mut Vec<Effect>) {
-        while self.channel_writes < self.settings.channel_writes_max {
-            let oldest_read_state = self.read_states.oldest_unacknowledged();
+        let room = self.settings.channel_writes_max - self.channel_writes;
+        let oldest_read_state = self.read_states.oldest_unacknowledged();
+        self.channels.prefetch_next_writes(oldest_read_state, room);
+        for _ in 0..room {
             let Some(write) = self.channels.next_write(oldest_read_state) else {
                 break;
             };

@@ -1,12 +1,13 @@
 //! The read states of a partition: those that are cached, and those that are not in the store yet.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use hashbrown::HashMap;
 
 use super::changes::{Changes, Left};
+use super::fifo::Fifo;
 use super::io::{Kept, Millis, Row};
 use super::slab::{Slab, Slot, Tenant, Time};
 use crate::model::ids::{ChannelId, LogPosition, ReadStateKey, UserId};
@@ -51,7 +52,7 @@ pub struct ReadStates {
     /// Read states of which a read of the store that is still used may not have shown a row.
     unseen: BTreeSet<(UserId, ChannelId)>,
     /// When those that are in the store by now can be taken out of `unseen`.
-    seen_from: VecDeque<(Millis, ReadStateKey)>,
+    seen_from: Fifo<(Millis, ReadStateKey)>,
     /// What was durable when the partition was assigned: read states up to here were in the store before any stamp.
     stored_up_to: LogPosition,
     /// Of generations that are over.
@@ -82,7 +83,7 @@ impl ReadStates {
             changes: Changes::default(),
             held: HashMap::new(),
             unseen: BTreeSet::new(),
-            seen_from: VecDeque::new(),
+            seen_from: Fifo::default(),
             stored_up_to: durable,
             evicted_before: 0,
             planted,
@@ -107,16 +108,16 @@ impl ReadStates {
         Some(slab.state(slot))
     }
 
-    /// Has the processor fetch what these are. Gives something that depends on them.
-    pub fn touch(&self, keys: impl Iterator<Item = ReadStateKey>) -> u64 {
-        self.cache.0.borrow().touch(keys)
+    /// Has the processor fetch what these are.
+    pub fn prefetch(&self, keys: impl Iterator<Item = ReadStateKey>) {
+        self.cache.0.borrow().prefetch(keys);
     }
 
     /// The same for those that [`ReadStates::next_write`] will give next.
-    pub fn touch_next_writes(&self, changed_by: Millis, count: usize) -> u64 {
+    pub fn prefetch_next_writes(&self, changed_by: Millis, count: usize) {
         let slab = self.cache.0.borrow();
         let coming = self.changes.coming(Time::before(changed_by)).take(count);
-        coming.fold(0, |seen, slot| seen ^ slab.touch_slot(slot))
+        coming.for_each(|slot| slab.prefetch_slot(slot));
     }
 
     pub fn contains(&self, key: &ReadStateKey) -> bool {
@@ -155,7 +156,7 @@ impl ReadStates {
         let is_later = |row: &ReadState| row.applied > self.stored_up_to;
         if row.as_ref().is_some_and(is_later) && !self.planted.is(Bug::OverviewFromStoreOnly) {
             self.unseen.insert((key.user, key.channel));
-            self.seen_from.push_back((Millis(now.0 + STAMP_LIFE_MS), key));
+            self.seen_from.push((Millis(now.0 + STAMP_LIFE_MS), key));
         }
         let (tenant, known) = (self.tenant_of(key.channel), self.peek(&key));
         let mut slab = self.cache.0.borrow_mut();
@@ -231,7 +232,7 @@ impl ReadStates {
             }
             self.changes.dropped(&due);
             if !slab.is_stored(due.slot) {
-                self.seen_from.push_back((Millis(now.0 + STAMP_LIFE_MS), key));
+                self.seen_from.push((Millis(now.0 + STAMP_LIFE_MS), key));
             }
             slab.remove(due.slot);
         }
@@ -251,7 +252,7 @@ impl ReadStates {
         }
         if !slab.is_stored(slot) {
             slab.set_stored(slot);
-            self.seen_from.push_back((Millis(now.0 + STAMP_LIFE_MS), key));
+            self.seen_from.push((Millis(now.0 + STAMP_LIFE_MS), key));
         }
     }
 
@@ -266,7 +267,7 @@ impl ReadStates {
         for slot in under_way {
             let (_, key) = slab.owner(slot);
             if !slab.is_stored(slot) {
-                self.seen_from.push_back((Millis(now.0 + STAMP_LIFE_MS), key));
+                self.seen_from.push((Millis(now.0 + STAMP_LIFE_MS), key));
             }
             slab.remove(slot);
         }
@@ -298,7 +299,7 @@ impl ReadStates {
             if let Some(change) = slab.change_of(slot) {
                 self.changes.abandon(change);
                 if !slab.is_stored(slot) {
-                    self.seen_from.push_back((Millis(now.0 + STAMP_LIFE_MS), key));
+                    self.seen_from.push((Millis(now.0 + STAMP_LIFE_MS), key));
                 }
             }
             slab.remove(slot);
@@ -367,7 +368,7 @@ impl ReadStates {
 
     /// Lets time pass.
     pub fn tick(&mut self, now: Millis) {
-        while let Some((_, key)) = self.seen_from.pop_front_if(|(from, _)| *from < now) {
+        while let Some((_, key)) = self.seen_from.pop_if(|(from, _)| *from < now) {
             let is_stored = |slot| self.cache.0.borrow().is_stored(slot);
             if self.peek(&key).is_none_or(is_stored) {
                 self.unseen.remove(&(key.user, key.channel));

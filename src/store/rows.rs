@@ -184,7 +184,7 @@ pub fn encode_head(channel: ChannelId, head: &Head) -> Result<Vec<u8>, RowError>
         newest_seen: head.newest_seen.0,
         pages: has_messages.then(|| refs_to(&head.pages)),
         newest_page: has_messages.then(|| refs_to(&head.newest_page.blocks)),
-        newest_block: has_messages.then(|| messages_to(head.newest_block.messages())),
+        newest_block: has_messages.then(|| messages_to(&head.newest_block)),
     };
     sized(row, encoded.encode_to_vec())
 }
@@ -246,7 +246,7 @@ pub fn encode_node(key: NodeKey, version: LogPosition, node: &Node) -> Result<Ve
     let (format_version, applied) = (FORMAT_VERSION, version.to_bits());
     let bytes = match node {
         Node::Block(block) => {
-            let messages = Some(messages_to(block.messages()));
+            let messages = Some(messages_to(block));
             proto::BlockRow {
                 format_version,
                 applied,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use readstates::model::channel::{Block, Level, Node};
+use readstates::model::channel::{Block, Level, Message, Node};
 use readstates::model::ids::{ChannelId, PartitionId, UserId};
 use readstates::partition::io::Write;
 use readstates::store::Store;
@@ -39,8 +39,12 @@ fn writes(round: u64) -> Vec<Write> {
 
 /// Large enough that files are made in the background after some rounds.
 fn large(n: u64) -> Node {
-    let mut messages = block(n * 10).messages().to_vec();
-    messages[0].mentions = (1000..6000).map(|user| UserId(user * 100_000)).collect();
+    let mentions: Box<[UserId]> = (1000..6000).map(|user| UserId(user * 100_000)).collect();
+    let block = block(n * 10);
+    let messages = block.messages().map(|message| Message {
+        mentions: mentions.clone(),
+        ..message.to_owned()
+    });
     Node::Block(Arc::new(Block::new(messages)))
 }
 

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use readstates::model::channel::{Above, Head, Message as ModelMessage, NodeRef};
+use readstates::model::channel::{Above, Head, MessageRef as ModelMessage, NodeRef};
 use readstates::model::ids::{ChannelId, ReadStateKey, UserId};
 use readstates::model::read_state::{Membership as ModelMembership, ReadState};
 use readstates::oracle::{Event, Limits, Membership, Message, Oracle, Reported};
@@ -274,16 +274,15 @@ impl<'a> Judge<'a> {
         if head.newest_seen.0 != self.oracle.newest_seen(channel.0) {
             return Err(format!("the newest of channel {channel} is wrong: {head:?}"));
         }
-        let messages = stored.blocks.iter().flat_map(|block| block.messages());
-        if !messages
-            .clone()
+        let messages = || stored.blocks.iter().flat_map(|block| block.messages());
+        if !messages()
             .map(|m| m.id.0)
             .eq(self.oracle.messages(channel.0).map(|(id, _)| id))
         {
             return Err(format!("the ids of channel {channel} are wrong: {stored:?}"));
         }
-        for (stored, (_, truth)) in messages.zip(self.oracle.messages(channel.0)) {
-            if !is_same(stored, truth) {
+        for (stored, (_, truth)) in messages().zip(self.oracle.messages(channel.0)) {
+            if !is_same(&stored, truth) {
                 return Err(format!("{stored:?} of channel {channel} should be {truth:?}"));
             }
         }
@@ -340,7 +339,7 @@ impl<'a> Judge<'a> {
     }
 }
 
-fn is_same(stored: &ModelMessage, truth: &Message) -> bool {
+fn is_same(stored: &ModelMessage<'_>, truth: &Message) -> bool {
     stored.deleted == truth.deleted
         && stored.created == truth.created
         && (!truth.created
@@ -364,10 +363,10 @@ fn check_sums(stored: &StoredChannel) -> Result<(), String> {
             let Some(block) = blocks.next() else {
                 return wrong(block_ref);
             };
-            let live = block.messages().iter().filter(|m| m.is_live());
+            let live = block.messages().filter(|m| m.is_live());
             let everyone = live.clone().filter(|m| m.everyone).count() as u64;
             let newest = live.clone().map(|m| m.id.0).max().unwrap_or(0);
-            let first = block.messages().first().map_or(0, |m| m.id.0);
+            let first = block.messages().next().map_or(0, |m| m.id.0);
             let first_wrong = block_ref.first.0 > first || (lowest && block_ref.first.0 != 0);
             let page_wrong = place == 0 && page_ref.first != block_ref.first;
             let count = live.count() as u64;

@@ -3,6 +3,8 @@
 
 use hashbrown::HashMap;
 
+use super::prefetch::prefetch;
+
 /// Slots of a line: with their tags and a count they make 64 bytes.
 const SLOTS_PER_LINE: usize = 12;
 /// Entries for which a line is made: below [`SLOTS_PER_LINE`], so that few find it full.
@@ -110,6 +112,12 @@ impl Index {
             places &= places - 1;
         }
         None
+    }
+
+    /// Has the processor fetch what [`Index::find`] and [`Index::likely`] look at.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        prefetch(&self.lines[self.home(hash)]);
     }
 
     /// A slot that may be the one wanted.

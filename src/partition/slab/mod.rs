@@ -1,6 +1,6 @@
 //! Read states in a slab of fixed capacity, shared by the partitions of a thread.
 //!
-//! An entry takes 40 bytes, its part of the index 6.4, when it was settled 4, and whether it may leave a quarter.
+//! An entry takes 44 bytes, its part of the index 6.4, and whether it may leave a quarter.
 //! Nothing of it is ever moved or hashed anew, so that no operation takes longer than the others. A partition is a tenant
 //! for as long as it is assigned: it comes and goes without a look at any entry. What it leaves behind is evicted in time,
 //! as what nobody uses.
@@ -8,6 +8,7 @@
 mod clock;
 mod entry;
 mod index;
+mod prefetch;
 
 use hashbrown::HashSet;
 use smallvec::SmallVec;
@@ -17,6 +18,7 @@ use super::read_states::STAMP_LIFE_MS;
 use clock::Clock;
 use entry::{Entry, Memory, More, TENANTS_MAX};
 use index::Index;
+pub use prefetch::prefetch;
 
 use crate::model::ids::{LogPosition, ReadStateKey};
 use crate::model::read_state::ReadState;
@@ -28,7 +30,7 @@ const NONE: u32 = u32::MAX;
 /// Slots beyond the capacity that are reserved, one for so many: entries leave after a batch.
 const SLOTS_PER_SPARE: usize = 64;
 /// Read states that records which are taken together need, mostly.
-const TOUCHED_TOGETHER: usize = 96;
+const PREFETCHED_TOGETHER: usize = 96;
 /// Changed entries of tenants that are gone, let go at a time.
 const LET_GO_AT_ONCE: usize = 256;
 
@@ -56,9 +58,6 @@ struct Tenancy {
 pub struct Slab {
     capacity: usize,
     entries: Vec<Entry>,
-    /// Of a clean entry the time when it was settled, of a changed one the number of its change, of a free slot the next
-    /// free one.
-    tags: Vec<u32>,
     free: u32,
     len: usize,
     index: Index,
@@ -123,7 +122,6 @@ impl Slab {
         Slab {
             capacity,
             entries: Vec::with_capacity(slots),
-            tags: Vec::with_capacity(slots),
             free: NONE,
             len: 0,
             index: Index::new(capacity),
@@ -188,20 +186,26 @@ impl Slab {
         Some(slot)
     }
 
-    /// Has the processor fetch what [`Slab::find`] will look at, for all keys at once: none waits for another. Gives
-    /// something that depends on it.
-    pub fn touch(&self, keys: impl Iterator<Item = ReadStateKey>) -> u64 {
-        let slots: SmallVec<[u32; TOUCHED_TOGETHER]> =
-            keys.filter_map(|key| self.index.likely(hash(&key))).collect();
-        slots
-            .into_iter()
-            .fold(0, |seen, slot| seen ^ self.touch_slot(Slot(slot)))
+    /// Has the processor fetch what [`Slab::find`] will look at, for all keys at once: none waits for another.
+    pub fn prefetch(&self, keys: impl Iterator<Item = ReadStateKey>) {
+        let mut hashes: SmallVec<[u64; PREFETCHED_TOGETHER]> = SmallVec::new();
+        for key in keys {
+            let hash = hash(&key);
+            self.index.prefetch(hash);
+            hashes.push(hash);
+        }
+        for slot in hashes.into_iter().filter_map(|hash| self.index.likely(hash)) {
+            self.prefetch_slot(Slot(slot));
+        }
     }
 
     /// The same for an entry.
     #[inline]
-    pub fn touch_slot(&self, slot: Slot) -> u64 {
-        self.entries.get(slot.0 as usize).map_or(0, Entry::touch)
+    pub fn prefetch_slot(&self, slot: Slot) {
+        if let Some(entry) = self.entries.get(slot.0 as usize) {
+            prefetch(entry);
+            self.clock.prefetch(slot.0);
+        }
     }
 
     /// Puts in an entry that is not there, clean.
@@ -218,7 +222,7 @@ impl Slab {
         entry.set_stored(is_stored);
         self.entries[slot as usize] = entry;
         self.set_state(Slot(slot), state);
-        self.tags[slot as usize] = settled_at.0;
+        self.entries[slot as usize].tag = settled_at.0;
         let entries = &self.entries;
         self.index
             .insert(hash(key), slot, |slot| hash(&entries[slot as usize].key()));
@@ -231,11 +235,10 @@ impl Slab {
     fn take_free(&mut self) -> u32 {
         if self.free != NONE {
             let slot = self.free;
-            self.free = self.tags[slot as usize];
+            self.free = self.entries[slot as usize].tag;
             return slot;
         }
         self.entries.push(Entry::default());
-        self.tags.push(0);
         (self.entries.len() - 1) as u32
     }
 
@@ -246,7 +249,7 @@ impl Slab {
         self.index.remove(hash(&entry.key()), slot.0);
         self.clock.set_evictable(slot.0, false);
         self.held.remove(&slot.0);
-        self.tags[slot.0 as usize] = self.free;
+        self.entries[slot.0 as usize].tag = self.free;
         self.free = slot.0;
         self.len -= 1;
         self.tenants[usize::from(entry.tenant())].len -= 1;
@@ -275,11 +278,10 @@ impl Slab {
 
     /// Makes the change of the record at `at`. Whether that made it another one than before, or begins it.
     pub fn change(&mut self, slot: Slot, at: LogPosition, change: impl FnOnce(&mut ReadState)) -> bool {
-        let before = self.entries[slot.0 as usize];
         let mut state = self.state(slot);
         let exists = state.exists();
         change(&mut state);
-        if exists && self.is_packed_as(&before, slot, &state) {
+        if exists && self.is_packed_as(slot, &state) {
             return false;
         }
         state.applied = at;
@@ -287,7 +289,8 @@ impl Slab {
         true
     }
 
-    fn is_packed_as(&self, entry: &Entry, slot: Slot, state: &ReadState) -> bool {
+    fn is_packed_as(&self, slot: Slot, state: &ReadState) -> bool {
+        let entry = &self.entries[slot.0 as usize];
         if entry.has_more() {
             return self.state(slot) == *state;
         }
@@ -327,25 +330,25 @@ impl Slab {
     #[inline]
     pub fn change_of(&self, slot: Slot) -> Option<u32> {
         let is_dirty = self.entries[slot.0 as usize].is_dirty();
-        is_dirty.then(|| self.tags[slot.0 as usize])
+        is_dirty.then(|| self.entries[slot.0 as usize].tag)
     }
 
     /// Of one that is not changed: when it was settled.
     pub fn settled_at(&self, slot: Slot) -> Time {
-        Time(self.tags[slot.0 as usize])
+        Time(self.entries[slot.0 as usize].tag)
     }
 
     /// It is changed, under this number, and can't leave.
     pub fn set_changed(&mut self, slot: Slot, change: u32) {
         self.entries[slot.0 as usize].set_dirty(true);
-        self.tags[slot.0 as usize] = change;
+        self.entries[slot.0 as usize].tag = change;
         self.clock.set_evictable(slot.0, false);
     }
 
     /// The store has it as it is. It can leave, and was used just now.
     pub fn set_settled(&mut self, slot: Slot, at: Time) {
         self.entries[slot.0 as usize].set_dirty(false);
-        self.tags[slot.0 as usize] = at.0;
+        self.entries[slot.0 as usize].tag = at.0;
         self.clock.set_evictable(slot.0, !self.held.contains(&slot.0));
     }
 

@@ -1,6 +1,6 @@
 //! What the model promises about a value, as far as it can be told from one row.
 
-use crate::model::channel::{Head, Message, Node, NodeRef};
+use crate::model::channel::{Block, Head, Node, NodeRef};
 use crate::model::ids::{LogPosition, MAX_ID, MessageId};
 use crate::model::read_state::ReadState;
 use crate::partition::io::NodeKey;
@@ -26,7 +26,7 @@ pub(super) fn head(head: &Head) -> Check {
     ensure(newest_seen.0 <= MAX_ID, || {
         format!("newest_seen {newest_seen} is out of range")
     })?;
-    let (blocks, messages) = (&head.newest_page.blocks, head.newest_block.messages());
+    let (blocks, messages) = (&head.newest_page.blocks, &head.newest_block);
     let Some(newest_page) = head.pages.last() else {
         return ensure(blocks.is_empty() && messages.is_empty(), || {
             "it has messages and no pages".into()
@@ -54,7 +54,7 @@ pub(super) fn head(head: &Head) -> Check {
 pub(super) fn node(key: NodeKey, version: LogPosition, node: &Node) -> Check {
     applied(version)?;
     match (key.level, node) {
-        (crate::model::channel::Level::Block, Node::Block(content)) => block(key.first, content.messages()),
+        (crate::model::channel::Level::Block, Node::Block(content)) => block(key.first, content),
         (crate::model::channel::Level::Page, Node::Page(content)) => {
             refs(key.first, version, &content.blocks)
         }
@@ -108,9 +108,9 @@ fn refs(first: MessageId, parent_version: LogPosition, refs: &[NodeRef]) -> Chec
     ensure(live < MESSAGES_END, || format!("{live} messages are too many"))
 }
 
-fn block(first: MessageId, messages: &[Message]) -> Check {
+fn block(first: MessageId, block: &Block) -> Check {
     let mut end = first.0.max(1);
-    for message in messages {
+    for message in block.messages() {
         let id = message.id;
         ensure(id.0 >= end && id.0 <= MAX_ID, || {
             format!("message {id} is out of order")
@@ -123,7 +123,7 @@ fn block(first: MessageId, messages: &[Message]) -> Check {
             .author
             .is_none_or(|author| (1..=MAX_ID).contains(&author.0));
         ensure(in_range, || format!("message {id} has an author out of range"))?;
-        let mentions = &message.mentions;
+        let mentions = message.mentions;
         let in_range = mentions.first().is_none_or(|user| user.0 > 0)
             && mentions.last().is_none_or(|user| user.0 <= MAX_ID)
             && mentions.is_sorted_by(|a, b| a < b);
@@ -154,12 +154,8 @@ fn page_sums(blocks: &[NodeRef]) -> Sums {
     }
 }
 
-fn block_sums(messages: &[Message]) -> Sums {
-    let live = || {
-        messages
-            .iter()
-            .filter(|message| message.created && !message.deleted)
-    };
+fn block_sums(block: &Block) -> Sums {
+    let live = || block.messages().filter(|message| message.is_live());
     Sums {
         live: live().count() as u64,
         everyone: live().filter(|message| message.everyone).count() as u64,

@@ -2,7 +2,7 @@
 //! numbers in them. Whether the result keeps the promises of the model is checked afterwards.
 
 use super::{POSITION_BITS_END, proto};
-use crate::model::channel::{Message, NodeRef};
+use crate::model::channel::{Block, Message, MessageRef, NodeRef};
 use crate::model::ids::{LogPosition, MessageId, UserId};
 use crate::model::read_state::{Remembered, RememberedList};
 
@@ -100,27 +100,25 @@ pub(super) fn refs_of(columns: &proto::NodeRefs) -> Result<Vec<NodeRef>, String>
     Ok(refs)
 }
 
-pub(super) fn messages_to(messages: &[Message]) -> proto::Messages {
-    let authors = messages.iter().filter_map(|message| message.author);
-    let mentioned = messages
-        .iter()
-        .flat_map(|message| message.mentions.iter().copied());
-    let mut users: Vec<UserId> = authors.chain(mentioned).collect();
+pub(super) fn messages_to(block: &Block) -> proto::Messages {
+    let authors = block.messages().filter_map(|message| message.author);
+    let mentioned = block.messages().flat_map(|message| message.mentions);
+    let mut users: Vec<UserId> = authors.chain(mentioned.copied()).collect();
     users.sort_unstable();
     users.dedup();
     // Always found, since all of them were put in; a row has fewer than 2^32 bytes and so fewer users.
     let place = |user: UserId| users.partition_point(|other| *other < user) as u32;
 
     let mut columns = proto::Messages {
-        id_steps: steps_to(0, messages.iter().map(|message| message.id.0)).collect(),
+        id_steps: steps_to(0, block.messages().map(|message| message.id.0)).collect(),
         user_steps: steps_to(0, users.iter().map(|user| user.0)).collect(),
         ..proto::Messages::default()
     };
-    for message in messages {
+    for message in block.messages() {
         columns
             .authors
             .push(message.author.map_or(0, |author| place(author) + 1));
-        columns.flags.push(flags_to(message));
+        columns.flags.push(flags_to(&message));
         columns.mention_counts.push(message.mentions.len() as u32);
         let mut before = 0;
         columns.mention_steps.extend(message.mentions.iter().map(|user| {
@@ -181,7 +179,7 @@ pub(super) fn messages_of(columns: &proto::Messages) -> Result<Vec<Message>, Str
     Ok(messages)
 }
 
-fn flags_to(message: &Message) -> u8 {
+fn flags_to(message: &MessageRef<'_>) -> u8 {
     let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
     flag(message.everyone, EVERYONE) | flag(message.deleted, DELETED) | flag(!message.created, NOT_CREATED)
 }

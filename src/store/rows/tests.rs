@@ -208,7 +208,6 @@ fn head() -> impl Strategy<Value = Head> {
     let with_pages = with_pages.prop_map(|(applied, deleted, (mut pages, mut blocks, block))| {
         let live = block
             .messages()
-            .iter()
             .filter(|message| message.created && !message.deleted);
         sum_up(
             blocks.last_mut().unwrap(),
@@ -582,7 +581,7 @@ fn what_breaks_the_model_is_not_written() {
 
 /// To what it could not become by itself.
 fn change_newest(head: &mut Head, change: impl FnOnce(&mut [Message])) {
-    let mut messages = head.newest_block.messages().to_vec();
+    let mut messages: Vec<Message> = head.newest_block.messages().map(|it| it.to_owned()).collect();
     change(&mut messages);
     head.newest_block = Arc::new(Block::new(messages));
 }
@@ -599,7 +598,7 @@ fn usual_rows_are_small() {
     };
     assert!(encode_read_state(PROBE, &state).unwrap().len() <= 19);
     let message = |i: u64| small_message(snowflake + (i << 30), 1 + i % 9 + snowflake, &[], false, false);
-    let block = Node::Block(Arc::new(Block::new((0..128).map(message).collect())));
+    let block = Node::Block(Arc::new(Block::new((0..128).map(message))));
     let bytes = encode_node(node_key(Level::Block, snowflake), at(1_000_000_000), &block).unwrap();
     assert!(bytes.len() <= 128 * 9, "{}", bytes.len());
 }
