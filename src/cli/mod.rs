@@ -22,7 +22,6 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Config, Effective};
-use crate::shard::ask_for_short_turns;
 use crate::source::failure::PrepareError;
 use crate::wire::record::RecordLimits;
 
@@ -87,11 +86,7 @@ pub fn run() -> ExitCode {
         let missing = "a command is needed, see --help";
         Cli::command().error(ErrorKind::MissingSubcommand, missing).exit();
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .on_thread_start(ask_for_short_turns)
-        .build();
-    let runtime = match runtime {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("the runtime can't be started: {error}");

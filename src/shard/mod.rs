@@ -12,7 +12,6 @@ mod report;
 pub mod retry;
 mod rollback;
 mod taken;
-mod turns;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,7 +35,6 @@ use worker::{Setup, Worker};
 
 pub use progress::STUCK_AFTER;
 pub use report::{PartitionReport, Report, Totals};
-pub use turns::ask_for_short_turns;
 
 /// Records of one partition that wait to be taken; above, no more are accepted.
 const QUEUED_RECORDS_MAX: usize = 8192;

@@ -9,7 +9,6 @@ use crossbeam_channel::{Receiver, Select, unbounded};
 
 use super::effects::Runner;
 use super::owned::Owned;
-use super::turns::ask_for_short_turns;
 use super::{Asked, DeadLetterSink, Inner, Message, Question, Report, ShardSettings, Thread, Totals};
 use crate::model::ids::PartitionId;
 use crate::partition::ReadStateCache;
@@ -105,7 +104,6 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
     /// Runs until every handle to the threads is dropped.
     pub fn run(mut self) {
         let _abort = AbortOnPanic;
-        ask_for_short_turns();
         let mut has_more = false;
         while self.shards.strong_count() > 0 {
             if !has_more {
