@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinHandle};
 
@@ -25,6 +26,38 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// How long questions that are being worked on may take once the partitions are given up.
 const ANSWERING_MAX: Duration = Duration::from_secs(2);
 
+/// A runtime of its own for what reads and writes the store: where many rows are written, a question would wait for its turn
+/// behind all of them.
+struct StoreRuntime(Option<Runtime>);
+
+impl StoreRuntime {
+    fn start() -> Result<Self, Failed> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .thread_name("store")
+            .build();
+        runtime
+            .map(|runtime| StoreRuntime(Some(runtime)))
+            .map_err(|error| Failed::Broken(format!("the store's runtime can't be started: {error}")))
+    }
+
+    fn handle(&self) -> Handle {
+        match &self.0 {
+            Some(runtime) => runtime.handle().clone(),
+            None => unreachable!("it is there until it is dropped"),
+        }
+    }
+}
+
+impl Drop for StoreRuntime {
+    /// Whatever still runs has nothing left to lose: rows are in the store or their records are replayed.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// A service that runs.
 pub struct Serving {
     shards: Shards,
@@ -33,6 +66,7 @@ pub struct Serving {
     failures: mpsc::Receiver<SourceFailure>,
     refused: JoinHandle<query::ConnectError>,
     admin_stop: watch::Sender<bool>,
+    store_runtime: StoreRuntime,
 }
 
 /// Serves until `shutdown`, then drains. Fails at once where the configuration can't work, waits where a server is only
@@ -97,7 +131,12 @@ pub async fn start(config: Config, listener: TcpListener) -> Result<Serving, Fai
         .await
         .map_err(|error| Failed::Misconfigured(error.to_string()))?;
     reached.nats(&nats);
-    let store = reach_store(&config).await?;
+    let store_runtime = StoreRuntime::start()?;
+    // There, so that its connections are there too.
+    let reaching = store_runtime.handle().spawn(reach_store(config.clone()));
+    let store = reaching
+        .await
+        .map_err(|error| Failed::Broken(format!("the store can't be reached: {error}")))??;
     reached.store();
     let stream_settings = settings::stream(&config).await?;
     let stream = reach_stream(&stream_settings, config.stream.kind).await?;
@@ -109,9 +148,13 @@ pub async fn start(config: Config, listener: TcpListener) -> Result<Serving, Fai
     };
     let dead_letters = stream_settings.dead_letters().map_err(Failed::Misconfigured)?;
     let shard_settings = settings::shards(&config, identity);
-    let runtime = tokio::runtime::Handle::current();
-    let shards = Shards::start(shard_settings, store.clone(), dead_letters, runtime)
-        .map_err(|error| Failed::Broken(format!("the threads for partitions can't be started: {error}")))?;
+    let shards = Shards::start(
+        shard_settings,
+        store.clone(),
+        dead_letters,
+        store_runtime.handle(),
+    )
+    .map_err(|error| Failed::Broken(format!("the threads for partitions can't be started: {error}")))?;
     let (source, failures) = stream_settings
         .start(&stream, shards.clone(), store.clone())
         .map_err(Failed::Misconfigured)?;
@@ -153,6 +196,7 @@ pub async fn start(config: Config, listener: TcpListener) -> Result<Serving, Fai
         failures,
         refused,
         admin_stop,
+        store_runtime,
     })
 }
 
@@ -186,6 +230,7 @@ impl Serving {
         tracing::info!("draining");
         let stopped = self.source.stop().await.map_err(Failed::Broken);
         self.queries.stop(ANSWERING_MAX).await;
+        drop(self.store_runtime);
         // Nobody listens where the server has ended already.
         let _ = self.admin_stop.send(true);
         tracing::info!("drained");
@@ -234,11 +279,11 @@ pub async fn signals() {
     }
 }
 
-async fn reach_store(config: &Config) -> Result<EitherStore, Failed> {
+async fn reach_store(config: Config) -> Result<EitherStore, Failed> {
     match config.store.kind {
-        StoreKind::Cassandra => reach_cassandra(config).await.map(EitherStore::Cassandra),
+        StoreKind::Cassandra => reach_cassandra(&config).await.map(EitherStore::Cassandra),
         StoreKind::Embedded => {
-            let opened = EmbeddedStore::open(settings::embedded(config)).await;
+            let opened = EmbeddedStore::open(settings::embedded(&config)).await;
             opened
                 .map(EitherStore::Embedded)
                 .map_err(|error| Failed::Misconfigured(error.to_string()))
