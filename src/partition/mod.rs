@@ -67,7 +67,7 @@ impl Default for Settings {
             position_interval_ms: 1000,
             shape: Shape::default(),
             counts: CountLimits::default(),
-            read_state_writes_max: 256,
+            read_state_writes_max: 1024,
             channel_writes_max: 64,
             loads_max: 256,
             load_patience_ms: 500,
