@@ -9,6 +9,7 @@ use std::path::Path;
 
 /// Each module and those it may import. `cli` may import all.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("memory", &[]),
     ("model", &[]),
     ("partition", &["model"]),
     ("oracle", &["model", "partition"]),
