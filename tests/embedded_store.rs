@@ -7,6 +7,11 @@
 mod child;
 #[path = "embedded_store/damage.rs"]
 mod damage;
+#[path = "embedded_store/order.rs"]
+mod order;
+#[allow(dead_code)]
+#[path = "../benches/support/random.rs"]
+mod random;
 mod support;
 #[path = "embedded_store/syncs.rs"]
 mod syncs;

@@ -14,13 +14,15 @@ use super::{DeadLetterSink, Message, Question, Thread};
 use crate::model::ids::{LogPosition, Offset, PartitionId};
 use crate::partition::io::{Failure, Input, LoadKey, LoadToken, Reply, Write};
 use crate::source::DeadLetter;
-use crate::store::{Store, StoreError, StoredPosition, StreamIdentity};
+use crate::store::{Session, Store, StoreError, StoredPosition, StreamIdentity};
 
 /// Which ownership of a partition an effect is for.
 #[derive(Clone)]
 pub struct Origin {
     pub partition: PartitionId,
     pub assignment: u64,
+    /// Who writes its rows.
+    pub session: Session,
     /// Closed when the partition is given up: what outlives it stops trying.
     pub gone: watch::Receiver<()>,
     /// Looks whether the store is as new as it was.
@@ -137,7 +139,10 @@ impl<S: Store, D: DeadLetterSink> Runner<S, D> {
     }
 
     fn store_of(&self, origin: &Origin) -> Guarded<S> {
-        Guarded::new(self.store.clone(), Arc::clone(&origin.witness))
+        Guarded::new(
+            self.store.for_session(&origin.session),
+            Arc::clone(&origin.witness),
+        )
     }
 
     /// Sends a dead letter, trying for as long as the partition is owned: only then the stream goes on past it.

@@ -16,7 +16,7 @@ use crate::model::ids::{LogPosition, Offset, PartitionId};
 use crate::partition::io::{Effect, Get, Input, Millis, Overview, Reply, RequestId};
 use crate::partition::{Partition, Phase, ReadStateCache, Share};
 use crate::query::{Status, Unanswered};
-use crate::store::Store;
+use crate::store::{Session, Store};
 
 /// Records taken between two looks at the inbox.
 const RECORDS_AT_ONCE_MAX: usize = 64;
@@ -82,6 +82,7 @@ impl Owned {
             origin: Origin {
                 partition: *id,
                 assignment: *assignment,
+                session: Session::new(*id),
                 gone,
                 witness: Arc::clone(witness),
             },

@@ -2,7 +2,7 @@
 
 use super::cassandra::CassandraStore;
 use super::embedded::EmbeddedStore;
-use super::{Store, StoreError, StoredPosition};
+use super::{Session, Store, StoreError, StoredPosition};
 use crate::model::ids::{ChannelId, PartitionId, UserId};
 use crate::model::read_state::ReadState;
 use crate::partition::io::{LoadKey, LoadedRow, Write};
@@ -58,6 +58,13 @@ impl Store for EitherStore {
         match self {
             EitherStore::Cassandra(store) => store.load_position(partition).await,
             EitherStore::Embedded(store) => store.load_position(partition).await,
+        }
+    }
+
+    fn for_session(&self, session: &Session) -> Self {
+        match self {
+            EitherStore::Cassandra(store) => EitherStore::Cassandra(store.for_session(session)),
+            EitherStore::Embedded(store) => EitherStore::Embedded(store.for_session(session)),
         }
     }
 

@@ -7,6 +7,7 @@ mod gather;
 pub mod rows;
 
 use std::future::Future;
+use std::sync::Arc;
 
 use crate::model::ids::{ChannelId, PartitionId, UserId};
 use crate::model::read_state::ReadState;
@@ -49,6 +50,32 @@ pub enum StoreError {
     Broken(String),
 }
 
+/// One ownership of a partition. Of each row it writes one version after another, each of a later place in the log.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// Whose rows it writes.
+    pub partition: PartitionId,
+    identity: Arc<()>,
+}
+
+impl Session {
+    /// Is no other one.
+    pub fn new(partition: PartitionId) -> Self {
+        Session {
+            partition,
+            identity: Arc::default(),
+        }
+    }
+}
+
+impl PartialEq for Session {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.identity, &other.identity)
+    }
+}
+
+impl Eq for Session {}
+
 /// Rows by key. Writes are idempotent, and an older row never replaces a newer one.
 pub trait Store: Clone + Send + Sync + 'static {
     /// Reads one row.
@@ -77,6 +104,11 @@ pub trait Store: Clone + Send + Sync + 'static {
         &self,
         partition: PartitionId,
     ) -> impl Future<Output = Result<Option<StoredPosition>, StoreError>> + Send;
+
+    /// The same store, for what this session writes.
+    fn for_session(&self, _session: &Session) -> Self {
+        self.clone()
+    }
 
     /// Whether all instances have the same rows. Where not, this one knows only those of the partitions that it owns.
     fn is_shared(&self) -> bool {

@@ -11,8 +11,12 @@ use super::damage::{files, written};
 use super::open;
 use super::support::servers::{fresh_dir, wait_for};
 
-/// The rows of a folder in one as version 1 made it: the keys and rows are the same, the database is set up otherwise.
-fn as_version_1_made_it(from: &Path, to: &Path) {
+/// What the keys begin with that say how far partitions were written. Earlier versions have none.
+const NEWEST: &[u8] = &[0, b'n'];
+
+/// The rows of a folder in one as version 1 or 2 made it: keys and rows are the same, but for what those don't have. The
+/// database is set up as in version 1.
+pub fn as_it_was_made(version: u32, from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     let now = Database::builder(from.join("rows")).open().unwrap();
     let now = now.keyspace("rows", || panic!("it is there")).unwrap();
@@ -30,11 +34,14 @@ fn as_version_1_made_it(from: &Path, to: &Path) {
     let mut batch = database.batch().durability(Some(PersistMode::SyncAll));
     for row in now.iter() {
         let (key, value) = row.into_inner().unwrap();
-        batch.insert(&rows, key, value);
+        if !key.starts_with(NEWEST) {
+            batch.insert(&rows, key, value);
+        }
     }
     batch.commit().unwrap();
     fs::copy(from.join("acknowledged"), to.join("acknowledged")).unwrap();
-    fs::write(to.join("format"), "readstates embedded store, version 1\n").unwrap();
+    let format = format!("readstates embedded store, version {version}\n");
+    fs::write(to.join("format"), format).unwrap();
 }
 
 /// It is read and written as it is, many files long, and stays of version 1.
@@ -42,7 +49,7 @@ fn as_version_1_made_it(from: &Path, to: &Path) {
 async fn a_folder_of_version_1_goes_on() {
     const ROUNDS: u64 = 3;
     let path = fresh_dir("version-1").join("store");
-    tokio::task::block_in_place(|| as_version_1_made_it(&written("of-now", ROUNDS), &path));
+    tokio::task::block_in_place(|| as_it_was_made(1, &written("of-now", ROUNDS), &path));
     check(&open(&path).await, ROUNDS).await;
 
     let mut writing = Writing::start(&path, ROUNDS + 1, u64::MAX / 2, &[]);

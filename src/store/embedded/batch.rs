@@ -5,31 +5,39 @@ use std::collections::BTreeMap;
 use fjall::{Database, Keyspace, PersistMode};
 
 use super::keys;
+use super::order::Order;
 use crate::model::ids::LogPosition;
 use crate::partition::io::NodeKey;
+use crate::store::Session;
 
 /// A change, encoded.
 pub(super) enum Change {
-    /// Replaces the row, unless that is of a later place in the log.
-    Newest {
-        /// Of the row.
-        key: Vec<u8>,
-        /// Its place in the log.
-        at: LogPosition,
-        /// See [`keys::row`].
-        row: Vec<u8>,
-    },
+    /// A row of a partition. Replaces what is there, unless that is of a later place in the log.
+    Newest(Row, Option<Session>),
+    /// The same of a position.
+    Position(Row),
     /// A version of a node, unless it was deleted.
     Node(NodeKey, LogPosition, Vec<u8>),
     /// Deletes the versions of a node below this one, and those that come later.
     DeleteNodesBelow(NodeKey, LogPosition),
 }
 
+/// What is there of a key.
+pub(super) struct Row {
+    pub key: Vec<u8>,
+    /// Its place in the log.
+    pub at: LogPosition,
+    /// See [`keys::row`].
+    pub row: Vec<u8>,
+}
+
 impl Change {
     /// About how much room it takes.
     pub fn bytes(&self) -> usize {
         match self {
-            Change::Newest { row, .. } | Change::Node(_, _, row) => row.len(),
+            Change::Newest(Row { row, .. }, _)
+            | Change::Position(Row { row, .. })
+            | Change::Node(_, _, row) => row.len(),
             Change::DeleteNodesBelow(..) => 0,
         }
     }
@@ -55,23 +63,30 @@ impl<'a> Batch<'a> {
         self.changes.is_empty()
     }
 
-    /// Takes a change, unless what is there is newer.
+    /// Takes a change, unless what is there is newer. It is looked at only where `order` does not know.
     ///
     /// # Errors
     /// What is there can't be read. Then nothing is changed.
-    pub fn take(&mut self, change: Change) -> fjall::Result<()> {
+    pub fn take(&mut self, change: Change, order: &mut Order) -> fjall::Result<()> {
         match change {
-            Change::Newest { key, at, row } => {
-                if self.place_of(&key)? <= at.to_bits() {
-                    self.changes.insert(key, Some(row));
-                }
+            Change::Newest(row, session) => {
+                let is_newest = order.take(session.as_ref(), row.at);
+                self.replace(row, is_newest)?;
             }
+            Change::Position(row) => self.replace(row, false)?,
             Change::Node(key, version, row) => {
                 if self.place_of(&keys::deleted_below(key))? <= version.to_bits() {
                     self.changes.insert(keys::node(key, version), Some(row));
                 }
             }
             Change::DeleteNodesBelow(key, version) => self.delete_nodes_below(key, version)?,
+        }
+        Ok(())
+    }
+
+    fn replace(&mut self, Row { key, at, row }: Row, is_newest: bool) -> fjall::Result<()> {
+        if is_newest || self.place_of(&key)? <= at.to_bits() {
+            self.changes.insert(key, Some(row));
         }
         Ok(())
     }
@@ -108,13 +123,16 @@ impl<'a> Batch<'a> {
     ///
     /// # Errors
     /// It is not known how much of it is on the disk, and nothing can be written any more.
-    pub fn commit(self, database: &Database, commit: u64) -> fjall::Result<()> {
+    pub fn commit(self, database: &Database, order: &mut Order, commit: u64) -> fjall::Result<()> {
         let mut batch = database.batch().durability(Some(PersistMode::SyncAll));
         for (key, row) in self.changes {
             match row {
                 Some(row) => batch.insert(self.rows, key, row),
                 None => batch.remove(self.rows, key),
             }
+        }
+        for (partition, newest) in order.to_commit() {
+            batch.insert(self.rows, keys::newest(partition), newest.to_bits().to_be_bytes());
         }
         batch.insert(self.rows, keys::COMMITS, commit.to_be_bytes());
         batch.commit()

@@ -21,7 +21,8 @@ use super::{OpenError, fault, keys};
 /// - 1: the database has a file made whenever 8 MiB are in memory, and its filters and indexes are in parts. The database
 ///   keeps what it was made with, so such a folder stays like that.
 /// - 2: this program says when a file is made (`memtable.rs`), and filters and indexes are whole and in memory.
-pub const FOLDER_VERSION: u32 = 2;
+/// - 3: the rows say how far partitions were written (`order.rs`). In earlier folders each change looks at what is there.
+pub const FOLDER_VERSION: u32 = 3;
 
 /// How long somebody else may have the folder when it is opened.
 const LOCK_WAIT_MS: u128 = 1_000;
@@ -73,6 +74,11 @@ impl Folder {
             folder.clear().map_err(unusable)?;
         }
         Ok(folder)
+    }
+
+    /// Whether its rows say how far partitions were written.
+    pub fn says_order(&self) -> bool {
+        self.version >= 3
     }
 
     /// Where it is.

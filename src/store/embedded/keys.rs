@@ -9,10 +9,30 @@ use crate::partition::io::NodeKey;
 /// How many changes were committed: a number of 8 bytes.
 pub(super) const COMMITS: &[u8] = &[0, b'c'];
 
+/// What the keys begin with that say how far partitions were written.
+pub(super) const NEWEST: &[u8] = &[0, b'n'];
+
 const READ_STATES: u8 = 1;
 const CHANNELS: u8 = 2;
 const CHANNEL_NODES: u8 = 3;
 const POSITIONS: u8 = 4;
+
+/// How far a partition was written, or what is of none: the bits of a place in the log.
+pub(super) fn newest(partition: Option<PartitionId>) -> Vec<u8> {
+    let partition = partition.map(|partition| partition.0.to_be_bytes());
+    [NEWEST, partition.as_ref().map_or(&[], |it| it)].concat()
+}
+
+/// The partition in a key of [`newest`], or nothing if it is no such key.
+pub(super) fn partition_of(key: &[u8]) -> Option<Option<PartitionId>> {
+    match key.strip_prefix(NEWEST)? {
+        [] => Some(None),
+        partition => {
+            let partition = partition.try_into().ok().map(u32::from_be_bytes)?;
+            Some(Some(PartitionId(partition)))
+        }
+    }
+}
 
 /// `read_states`: user, channel.
 pub(super) fn read_state(key: ReadStateKey) -> Vec<u8> {

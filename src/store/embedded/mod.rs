@@ -1,13 +1,14 @@
 //! Rows in files of this process: fjall, a log-structured store with a journal.
 //!
 //! What is acknowledged was synced before. An older row never replaces a newer one: one thread makes all changes, and
-//! compares each with what is there. A folder is used by one process at a time, so an embedded store is for one instance.
+//! compares each with what is there, unless it knows that nothing newer is (`order.rs`). A folder is used by one process at a time, so an embedded store is for one instance.
 
 mod batch;
 mod fault;
 mod folder;
 mod keys;
 mod memtable;
+mod order;
 mod writer;
 
 use std::fmt;
@@ -23,13 +24,14 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
-use self::batch::{Batch, Change};
+use self::batch::{Batch, Change, Row};
 use self::folder::Folder;
 use self::memtable::Sizes;
+use self::order::Order;
 use self::writer::{Broken, Waiting, Writer};
 use super::gather::{self, Gathering, Reader};
 use super::rows::{self, RowName};
-use super::{Store, StoreError, StoredPosition};
+use super::{Session, Store, StoreError, StoredPosition};
 use crate::model::ids::{ChannelId, LogPosition, PartitionId, ReadStateKey, UserId};
 use crate::model::read_state::ReadState;
 use crate::ops::metrics::StoreMetrics;
@@ -65,6 +67,8 @@ pub struct OpenError(String);
 #[derive(Clone)]
 pub struct EmbeddedStore {
     shared: Arc<Shared>,
+    /// Who writes with this one.
+    session: Option<Session>,
 }
 
 struct Shared {
@@ -255,11 +259,13 @@ impl Store for EmbeddedStore {
         let change = match write {
             Write::ReadState(key, state) => {
                 let encoded = rows::encode_read_state(*key, state)?;
-                newest(keys::read_state(*key), state.applied, &encoded)
+                let row = row(keys::read_state(*key), state.applied, &encoded);
+                Change::Newest(row, self.session.clone())
             }
             Write::Head(channel, head) => {
                 let encoded = rows::encode_head(*channel, head)?;
-                newest(keys::head(*channel), head.applied, &encoded)
+                let row = row(keys::head(*channel), head.applied, &encoded);
+                Change::Newest(row, self.session.clone())
             }
             Write::Node(key, version, node) => {
                 let encoded = rows::encode_node(*key, *version, node)?;
@@ -306,8 +312,8 @@ impl Store for EmbeddedStore {
         position: &StoredPosition,
     ) -> Result<(), StoreError> {
         let state = rows::encode_position(partition, position)?;
-        let change = newest(keys::position(partition), position.durable, &state);
-        self.write_change(change).await
+        let row = row(keys::position(partition), position.durable, &state);
+        self.write_change(Change::Position(row)).await
     }
 
     async fn load_position(&self, partition: PartitionId) -> Result<Option<StoredPosition>, StoreError> {
@@ -322,6 +328,13 @@ impl Store for EmbeddedStore {
         .await
     }
 
+    fn for_session(&self, session: &Session) -> Self {
+        EmbeddedStore {
+            shared: Arc::clone(&self.shared),
+            session: Some(session.clone()),
+        }
+    }
+
     /// These files are of one process.
     fn is_shared(&self) -> bool {
         false
@@ -333,9 +346,9 @@ fn wants_reader(readers: usize, waiting: usize) -> bool {
     readers < READERS_MAX && (readers == 0 || waiting > readers * ROWS_A_READER)
 }
 
-fn newest(key: Vec<u8>, at: LogPosition, state: &[u8]) -> Change {
+fn row(key: Vec<u8>, at: LogPosition, state: &[u8]) -> Row {
     let row = keys::row(at, state);
-    Change::Newest { key, at, row }
+    Row { key, at, row }
 }
 
 /// The write time of a row, and its `state`. A row that is too short decodes to an error.
@@ -354,7 +367,7 @@ fn open(path: &Path) -> Result<EmbeddedStore, OpenError> {
         .worker_threads(sizes.background_threads)
         .open()
         .map_err(refused)?;
-    // Filters and indexes are two bytes for each row. From the cache, each change would read some of them anew.
+    // Filters and indexes are two bytes for each row. From the cache, each look at what is there would read some of them anew.
     let options = || {
         KeyspaceCreateOptions::default()
             .max_memtable_size(memtable::ASKED_FOR_BYTES)
@@ -365,6 +378,7 @@ fn open(path: &Path) -> Result<EmbeddedStore, OpenError> {
     };
     let rows = database.keyspace(KEYSPACE, options).map_err(refused)?;
     let commits = check_commits(&folder, &database, &rows)?;
+    let order = read_order(&folder, &rows)?;
 
     let (inbox, waiting) = mpsc::channel(CHANGES_WAITING_MAX);
     let broken = Broken::default();
@@ -374,6 +388,7 @@ fn open(path: &Path) -> Result<EmbeddedStore, OpenError> {
         rows: rows.clone(),
         folder,
         commits,
+        order,
         memtable_bytes_max: sizes.memtable_bytes_max,
         broken: Arc::clone(&broken),
     };
@@ -393,7 +408,10 @@ fn open(path: &Path) -> Result<EmbeddedStore, OpenError> {
         broken,
         is_looking: AtomicBool::new(false),
     });
-    Ok(EmbeddedStore { shared })
+    Ok(EmbeddedStore {
+        shared,
+        session: None,
+    })
 }
 
 /// A newer database is told from a damaged one.
@@ -414,7 +432,8 @@ fn check_commits(folder: &Folder, database: &Database, rows: &Keyspace) -> Resul
     let refused = |error: fjall::Error| OpenError(fault::on_opening(folder.path(), &error));
     if folder.is_new {
         const FIRST: u64 = 1;
-        Batch::new(rows).commit(database, FIRST).map_err(refused)?;
+        let first = Batch::new(rows).commit(database, &mut Order::default(), FIRST);
+        first.map_err(refused)?;
         let noted = folder.note(FIRST);
         noted.map_err(|error| OpenError(fault::unusable(folder.path(), &error)))?;
         folder.finish()?;
@@ -428,4 +447,23 @@ fn check_commits(folder: &Folder, database: &Database, rows: &Keyspace) -> Resul
         return Err(OpenError(fault::damaged(folder.path(), why)));
     }
     Ok(commits)
+}
+
+/// How far partitions were written. Folders of earlier versions don't say.
+fn read_order(folder: &Folder, rows: &Keyspace) -> Result<Order, OpenError> {
+    if !folder.says_order() {
+        return Ok(Order::unknown());
+    }
+    let mut order = Order::default();
+    for row in rows.prefix(keys::NEWEST) {
+        let (key, newest) = row
+            .into_inner()
+            .map_err(|error| OpenError(fault::on_opening(folder.path(), &error)))?;
+        let (Some(partition), Some(newest)) = (keys::partition_of(&key), keys::number(&newest)) else {
+            let why = "what says how far a partition was written can't be read";
+            return Err(OpenError(fault::damaged(folder.path(), why)));
+        };
+        order.saw_committed(partition, LogPosition::from_bits(newest));
+    }
+    Ok(order)
 }

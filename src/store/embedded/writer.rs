@@ -12,6 +12,7 @@ use super::batch::{Batch, Change};
 use super::fault;
 use super::folder::Folder;
 use super::memtable;
+use super::order::Order;
 use crate::store::StoreError;
 
 /// Changes that are committed together.
@@ -35,6 +36,7 @@ pub(super) struct Writer {
     pub rows: Keyspace,
     pub folder: Folder,
     pub commits: u64,
+    pub order: Order,
     pub memtable_bytes_max: u64,
     pub broken: Broken,
 }
@@ -68,7 +70,7 @@ impl Writer {
             if self.broken.get().is_some() {
                 break;
             }
-            match batch.take(change) {
+            match batch.take(change, &mut self.order) {
                 Ok(()) => taken.push(done),
                 Err(error) if fault::is_damage(&error) => {
                     let line = fault::damaged(self.folder.path(), format_args!("{error:?}"));
@@ -106,7 +108,7 @@ impl Writer {
         let commit = self.commits + 1;
         let path = self.folder.path();
         batch
-            .commit(&self.database, commit)
+            .commit(&self.database, &mut self.order, commit)
             .map_err(|error| fault::on_writing(path, &error))
             .and_then(|()| {
                 let noted = self.folder.note(commit);
