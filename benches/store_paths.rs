@@ -25,7 +25,7 @@ use readstates::shard::{DeadLetterSink, STUCK_AFTER, ShardSettings, Shards};
 use readstates::source::{Confirmed, DeadLetter, Owners, RawRecord, RecordBatch};
 use readstates::store::cassandra::{CassandraConfig, CassandraStore};
 use readstates::store::embedded::EmbeddedStore;
-use readstates::store::{Session, Store, StoreError, StoredPosition, StreamIdentity, rows};
+use readstates::store::{Store, StoreError, StoredPosition, StreamIdentity, rows};
 use readstates::wire::partitioner::partition_of;
 use readstates::wire::proto::v1::{Event, MessageRead, event::Kind};
 use readstates::wire::record::RecordLimits;
@@ -143,7 +143,7 @@ impl<S: Store> Store for Watched<S> {
         self.store.load_position(partition).await
     }
 
-    fn for_session(&self, session: &Session) -> Self {
+    fn for_session(&self, session: &readstates::store::Session) -> Self {
         let store = self.store.for_session(session);
         Watched {
             store,

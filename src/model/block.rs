@@ -245,14 +245,7 @@ impl Block {
 
     /// What the parent has to know of this block.
     pub fn to_ref(&self, first: MessageId, version: LogPosition) -> NodeRef {
-        let Above { live, everyone } = self.above(MessageId::NONE);
-        NodeRef {
-            first,
-            version,
-            live,
-            everyone,
-            newest_live: self.newest_live(),
-        }
+        NodeRef::new(first, version, self.above(MessageId::NONE), self.newest_live())
     }
 
     pub(super) fn is_overfull(&self, shape: &Shape) -> bool {

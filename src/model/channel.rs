@@ -22,6 +22,20 @@ pub struct NodeRef {
     pub newest_live: MessageId,
 }
 
+impl NodeRef {
+    /// Of a node with these sums.
+    pub(super) fn new(first: MessageId, version: LogPosition, sums: Above, newest_live: MessageId) -> Self {
+        let Above { live, everyone } = sums;
+        NodeRef {
+            first,
+            version,
+            live,
+            everyone,
+            newest_live,
+        }
+    }
+}
+
 /// An inner node: neighbouring blocks, ascending.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
@@ -134,14 +148,7 @@ impl NodeRef {
 impl Page {
     /// What the parent has to know of this page.
     pub fn to_ref(&self, first: MessageId, version: LogPosition) -> NodeRef {
-        let Above { live, everyone } = sum_of(&self.blocks);
-        NodeRef {
-            first,
-            version,
-            live,
-            everyone,
-            newest_live: self.newest_live(),
-        }
+        NodeRef::new(first, version, sum_of(&self.blocks), self.newest_live())
     }
 
     fn newest_live(&self) -> MessageId {

@@ -150,6 +150,11 @@ fn peek(
     (entry.version == version).then_some(&entry.node)
 }
 
+/// Whether all changes of read states up to this place are acknowledged.
+fn may_write_head(applied: LogPosition, oldest_read_state: Option<LogPosition>) -> bool {
+    oldest_read_state.is_none_or(|oldest| applied < oldest)
+}
+
 fn as_block(node: &Node) -> Option<Arc<Block>> {
     match node {
         Node::Block(block) => Some(Arc::clone(block)),
@@ -315,9 +320,8 @@ impl Channels {
 
     /// The same for those whose heads [`Channels::next_write`] will give next.
     pub fn prefetch_next_writes(&self, oldest_read_state: Option<LogPosition>, count: usize) {
-        let may_be_written = |applied: LogPosition| oldest_read_state.is_none_or(|oldest| applied < oldest);
         let next = self.ready.iter().take(count);
-        let next = next.take_while(|(applied, _)| may_be_written(*applied));
+        let next = next.take_while(|(applied, _)| may_write_head(*applied, oldest_read_state));
         self.prefetch(next.map(|(_, channel)| (*channel, false)));
     }
 
@@ -512,8 +516,7 @@ impl Channels {
     /// states up to it.
     fn next_head_write(&mut self, oldest_read_state: Option<LogPosition>) -> Option<Write> {
         let (applied, channel) = self.ready.first().copied()?;
-        let is_waiting = oldest_read_state.is_some_and(|oldest| oldest <= applied);
-        if is_waiting && !self.planted.is(Bug::HeadBeforeReadStates) {
+        if !may_write_head(applied, oldest_read_state) && !self.planted.is(Bug::HeadBeforeReadStates) {
             return None;
         }
         self.ready.pop_first();

@@ -51,8 +51,8 @@ pub struct ReadStates {
     held: HashMap<ChannelId, Vec<Slot>>,
     /// Read states of which a read of the store that is still used may not have shown a row.
     unseen: BTreeSet<(UserId, ChannelId)>,
-    /// When those that are in the store by now can be taken out of `unseen`.
-    seen_from: Fifo<(Millis, ReadStateKey)>,
+    /// Those that are in the store by now, to be taken out of `unseen`.
+    seen_from: SeenFrom,
     /// What was durable when the partition was assigned: read states up to here were in the store before any stamp.
     stored_up_to: LogPosition,
     /// Of generations that are over.
@@ -73,6 +73,22 @@ impl Drop for ReadStates {
     }
 }
 
+/// Read states that are in the store, in the order of when every read of it that is still used shows them.
+#[derive(Default)]
+struct SeenFrom(Fifo<(Millis, ReadStateKey)>);
+
+impl SeenFrom {
+    /// The store has it now.
+    fn push(&mut self, key: ReadStateKey, now: Millis) {
+        self.0.push((Millis(now.0 + STAMP_LIFE_MS), key));
+    }
+
+    /// The next one that all see.
+    fn pop(&mut self, now: Millis) -> Option<ReadStateKey> {
+        self.0.pop_if(|(from, _)| *from < now).map(|(_, key)| key)
+    }
+}
+
 impl ReadStates {
     pub fn new(cache: ReadStateCache, durable: LogPosition, planted: Planted) -> Self {
         let first = cache.0.borrow_mut().admit();
@@ -83,7 +99,7 @@ impl ReadStates {
             changes: Changes::default(),
             held: HashMap::new(),
             unseen: BTreeSet::new(),
-            seen_from: Fifo::default(),
+            seen_from: SeenFrom::default(),
             stored_up_to: durable,
             evicted_before: 0,
             planted,
@@ -156,7 +172,7 @@ impl ReadStates {
         let is_later = |row: &ReadState| row.applied > self.stored_up_to;
         if row.as_ref().is_some_and(is_later) && !self.planted.is(Bug::OverviewFromStoreOnly) {
             self.unseen.insert((key.user, key.channel));
-            self.seen_from.push((Millis(now.0 + STAMP_LIFE_MS), key));
+            self.seen_from.push(key, now);
         }
         let (tenant, known) = (self.tenant_of(key.channel), self.peek(&key));
         let mut slab = self.cache.0.borrow_mut();
@@ -232,7 +248,7 @@ impl ReadStates {
             }
             self.changes.dropped(&due);
             if !slab.is_stored(due.slot) {
-                self.seen_from.push((Millis(now.0 + STAMP_LIFE_MS), key));
+                self.seen_from.push(key, now);
             }
             slab.remove(due.slot);
         }
@@ -252,7 +268,7 @@ impl ReadStates {
         }
         if !slab.is_stored(slot) {
             slab.set_stored(slot);
-            self.seen_from.push((Millis(now.0 + STAMP_LIFE_MS), key));
+            self.seen_from.push(key, now);
         }
     }
 
@@ -267,7 +283,7 @@ impl ReadStates {
         for slot in under_way {
             let (_, key) = slab.owner(slot);
             if !slab.is_stored(slot) {
-                self.seen_from.push((Millis(now.0 + STAMP_LIFE_MS), key));
+                self.seen_from.push(key, now);
             }
             slab.remove(slot);
         }
@@ -299,7 +315,7 @@ impl ReadStates {
             if let Some(change) = slab.change_of(slot) {
                 self.changes.abandon(change);
                 if !slab.is_stored(slot) {
-                    self.seen_from.push((Millis(now.0 + STAMP_LIFE_MS), key));
+                    self.seen_from.push(key, now);
                 }
             }
             slab.remove(slot);
@@ -368,7 +384,7 @@ impl ReadStates {
 
     /// Lets time pass.
     pub fn tick(&mut self, now: Millis) {
-        while let Some((_, key)) = self.seen_from.pop_if(|(from, _)| *from < now) {
+        while let Some(key) = self.seen_from.pop(now) {
             let is_stored = |slot| self.cache.0.borrow().is_stored(slot);
             if self.peek(&key).is_none_or(is_stored) {
                 self.unseen.remove(&(key.user, key.channel));

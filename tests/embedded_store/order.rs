@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use readstates::model::ids::{LogPosition, PartitionId, ReadStateKey};
+use readstates::model::ids::{PartitionId, ReadStateKey};
 use readstates::partition::io::Write;
 use readstates::store::embedded::EmbeddedStore;
 use readstates::store::{Session, Store};

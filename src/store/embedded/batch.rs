@@ -131,7 +131,7 @@ impl<'a> Batch<'a> {
                 None => batch.remove(self.rows, key),
             }
         }
-        for (partition, newest) in order.to_commit() {
+        for (partition, newest) in order.take_uncommitted() {
             batch.insert(self.rows, keys::newest(partition), newest.to_bits().to_be_bytes());
         }
         batch.insert(self.rows, keys::COMMITS, commit.to_be_bytes());

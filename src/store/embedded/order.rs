@@ -78,7 +78,7 @@ impl Order {
     }
 
     /// How far partitions, and what is outside of one, were written beyond what this gave before.
-    pub fn to_commit(&mut self) -> impl Iterator<Item = (Option<PartitionId>, LogPosition)> {
+    pub fn take_uncommitted(&mut self) -> impl Iterator<Item = (Option<PartitionId>, LogPosition)> {
         let partitions = self
             .partitions
             .iter_mut()
@@ -156,11 +156,11 @@ mod tests {
     fn what_was_committed_is_of_others() {
         let (mut order, session) = (Order::default(), Session::new(P));
         order.saw_committed(Some(P), at(9));
-        assert_eq!(order.to_commit().count(), 0);
+        assert_eq!(order.take_uncommitted().count(), 0);
         assert!(!order.take(Some(&session), at(9)));
         assert!(order.take(Some(&session), at(10)));
-        assert_eq!(order.to_commit().collect::<Vec<_>>(), [(Some(P), at(10))]);
-        assert_eq!(order.to_commit().count(), 0);
+        assert_eq!(order.take_uncommitted().collect::<Vec<_>>(), [(Some(P), at(10))]);
+        assert_eq!(order.take_uncommitted().count(), 0);
         let mut order = Order::unknown();
         assert!(!order.take(Some(&session), at(10)));
     }
