@@ -4,6 +4,8 @@ mod asking;
 mod ending;
 mod storing;
 
+use std::collections::BTreeMap;
+
 use readstates::model::ids::{LogPosition, Offset};
 use readstates::partition::io::{Effect, Input, RequestId, Write};
 use readstates::partition::{Phase, ReadStateCache};
@@ -199,6 +201,7 @@ impl<'a> World<'a> {
             is_drained: false,
             is_paused: false,
             flights: Vec::new(),
+            sent: BTreeMap::new(),
             requests: Default::default(),
             overviews: Vec::new(),
             process,
@@ -477,7 +480,12 @@ impl<'a> World<'a> {
             let retried = matches!(effect, Effect::Load { attempt: 1.., .. });
             self.stats.hit_if(retried, Stat::LoadRetried);
             match Flight::of(effect) {
-                Ok(flight) => self.take_off(index, flight),
+                Ok(flight) => {
+                    if let Flight::Write(write) = &flight {
+                        self.owners[index].send(write)?;
+                    }
+                    self.take_off(index, flight);
+                }
                 Err(Effect::Reply { request, reply }) => {
                     let at_once = asked == Some(request);
                     self.take_reply(index, request, reply, at_once)?;
