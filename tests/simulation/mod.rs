@@ -3,6 +3,7 @@
 
 mod judge;
 mod log;
+mod order;
 mod owner;
 mod profile;
 mod rng;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use readstates::model::ids::{ChannelId, LogPosition, Offset, ReadStateKey, UserId};
+use readstates::model::ids::{ChannelId, Offset, ReadStateKey, UserId};
 use readstates::model::read_state::ReadState;
 use readstates::partition::io::{
     Effect, LoadKey, LoadToken, LoadedRow, Millis, RequestId, Stamp, Write, WriteKey,
@@ -36,8 +36,6 @@ pub struct Owner {
     pub is_paused: bool,
     /// Operations under way, and the step before which they do not come to an end.
     pub flights: Vec<(StepNumber, Flight)>,
-    /// Of which place the version of a row is that was sent last.
-    pub sent: BTreeMap<LoadKey, LogPosition>,
     pub requests: BTreeMap<RequestId, Request>,
     pub overviews: Vec<OverviewTask>,
     pub process: Process,
@@ -69,41 +67,6 @@ impl Owner {
             .loading_since
             .is_some_and(|since| since.0 + patience_ms < now.0);
     }
-
-    /// A write is sent. Of a row that is replaced, versions follow one another: each when the former is acknowledged, and
-    /// of a later place.
-    ///
-    /// # Errors
-    /// If it is not so.
-    pub fn send(&mut self, write: &Write) -> Result<(), String> {
-        let Some((row, at)) = replaced(write) else {
-            return Ok(());
-        };
-        let is_same = |other: &Write| replaced(other).is_some_and(|(other, _)| other == row);
-        let is_under_way = |(_, flight): &(StepNumber, Flight)| match flight {
-            Flight::Write(other) => is_same(other),
-            _ => false,
-        };
-        let id = self.id;
-        if self.flights.iter().any(is_under_way) {
-            return Err(format!("owner {id} writes {row:?} twice at the same time"));
-        }
-        match self.sent.insert(row, at) {
-            Some(before) if before >= at => Err(format!(
-                "owner {id} writes {row:?} of {at} after that of {before}"
-            )),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// The row that a write replaces, and its place in the log.
-fn replaced(write: &Write) -> Option<(LoadKey, LogPosition)> {
-    match write {
-        Write::ReadState(key, state) => Some((LoadKey::ReadState(*key), state.applied)),
-        Write::Head(channel, head) => Some((LoadKey::Head(*channel), head.applied)),
-        Write::Node(..) | Write::DeleteNodesBelow(..) => None,
-    }
 }
 
 impl Flight {
@@ -127,8 +90,8 @@ pub enum Flight {
     Loaded { token: LoadToken, row: LoadedRow },
     Write(Write),
     Written(WriteKey),
-    StorePosition(LogPosition),
-    PositionStored(LogPosition),
+    StorePosition(readstates::model::ids::LogPosition),
+    PositionStored(readstates::model::ids::LogPosition),
 }
 
 /// A question not answered yet.

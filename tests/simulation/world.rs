@@ -4,14 +4,13 @@ mod asking;
 mod ending;
 mod storing;
 
-use std::collections::BTreeMap;
-
 use readstates::model::ids::{LogPosition, Offset};
 use readstates::partition::io::{Effect, Input, RequestId, Write};
 use readstates::partition::{Phase, ReadStateCache};
 
 use super::judge::{Count, Evidence, Judge};
 use super::log::{Epoch, Log, to_model};
+use super::order::Order;
 use super::owner::{Flight, Owner, Process};
 use super::profile::{Profile, Step};
 use super::rng::Rng;
@@ -32,6 +31,7 @@ pub struct World<'a> {
     pub stats: &'a mut Stats,
     options: Options,
     store: FakeStore,
+    order: Order,
     /// The newest is the rightful owner, if there is one.
     owners: Vec<Owner>,
     /// That of the owner that ended last: it may own the partition again.
@@ -66,6 +66,7 @@ impl<'a> World<'a> {
             stats,
             options,
             store: FakeStore::new(profile.bytes_percent, rng),
+            order: Order::default(),
             owners: Vec::new(),
             ended: None,
             late: Vec::new(),
@@ -201,7 +202,6 @@ impl<'a> World<'a> {
             is_drained: false,
             is_paused: false,
             flights: Vec::new(),
-            sent: BTreeMap::new(),
             requests: Default::default(),
             overviews: Vec::new(),
             process,
@@ -480,12 +480,7 @@ impl<'a> World<'a> {
             let retried = matches!(effect, Effect::Load { attempt: 1.., .. });
             self.stats.hit_if(retried, Stat::LoadRetried);
             match Flight::of(effect) {
-                Ok(flight) => {
-                    if let Flight::Write(write) = &flight {
-                        self.owners[index].send(write)?;
-                    }
-                    self.take_off(index, flight);
-                }
+                Ok(flight) => self.take_off(index, flight),
                 Err(Effect::Reply { request, reply }) => {
                     let at_once = asked == Some(request);
                     self.take_reply(index, request, reply, at_once)?;

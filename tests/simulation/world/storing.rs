@@ -128,11 +128,11 @@ impl World<'_> {
         if !self.healed && self.rng.percent(self.profile.write_times_out_percent) {
             // It is in the store, but nobody hears of it: it is sent again.
             self.stats.hit(Stat::WriteTimedOut);
-            self.apply_write(id, &write)?;
+            self.apply_in_order(id, &write)?;
             self.take_off(index, Flight::Write(write));
             return Ok(());
         }
-        let effective = self.apply_write(id, &write)?;
+        let effective = self.apply_in_order(id, &write)?;
         if self.owners[index].is_zombie {
             self.stats
                 .hit_if(effective == Effective::Won, Stat::ZombieWriteWins);
@@ -146,6 +146,18 @@ impl World<'_> {
             return Ok(());
         }
         self.handle(index, Input::Written(acknowledged))
+    }
+
+    /// Applies a write that is the newest of its row where a store may take it for that.
+    fn apply_in_order(&mut self, id: u64, write: &Write) -> Outcome<Effective> {
+        let is_newest = self.order.take(Some(id), write);
+        let effective = self.apply_write(id, write)?;
+        if is_newest && effective == Effective::Lost {
+            return Err(format!(
+                "owner {id} alone has come so far, and is late with {write:?}"
+            ));
+        }
+        Ok(effective)
     }
 
     /// Applies a write to the store, and keeps what can be judged of it.
@@ -236,6 +248,7 @@ impl World<'_> {
         }
         let index = self.rng.index(self.late.len());
         let (id, write) = self.late.swap_remove(index);
+        self.order.take(None, &write);
         self.stats.hit(Stat::LateWriteLanded);
         let dead = !self.owners.iter().any(|owner| owner.id == id);
         self.stats.hit_if(dead, Stat::LateWriteOfTheDeadLanded);
