@@ -50,7 +50,8 @@ pub enum StoreError {
     Broken(String),
 }
 
-/// One ownership of a partition. Of each row it writes one version after another, each of a later place in the log.
+/// One ownership of a partition. Of each row it writes one version after another, each of a later place in the log and when
+/// the former is acknowledged, unless that one is behind what another session wrote.
 #[derive(Clone, Debug)]
 pub struct Session {
     /// Whose rows it writes.

@@ -3,7 +3,8 @@
 //! To read the row that is replaced takes longer than to write the new one. It need not be read where nothing newer can be
 //! there: rows of a partition are written by its sessions, and a session writes one version of a row after another, each of a
 //! later place in the log. So a change whose place is above everything that other sessions wrote in the partition is the
-//! newest of its row.
+//! newest of its row. (Two versions may be under way at once after another session was found to be further; the former one is
+//! then below that session's.)
 //!
 //! ```text
 //!    written by other sessions            by this one
