@@ -22,20 +22,6 @@ pub struct NodeRef {
     pub newest_live: MessageId,
 }
 
-impl NodeRef {
-    /// Of a node with these sums.
-    pub(super) fn new(first: MessageId, version: LogPosition, sums: Above, newest_live: MessageId) -> Self {
-        let Above { live, everyone } = sums;
-        NodeRef {
-            first,
-            version,
-            live,
-            everyone,
-            newest_live,
-        }
-    }
-}
-
 /// An inner node: neighbouring blocks, ascending.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
@@ -133,6 +119,18 @@ pub struct Above {
 }
 
 impl NodeRef {
+    /// Of a node with these sums.
+    pub(super) fn new(first: MessageId, version: LogPosition, sums: Above, newest_live: MessageId) -> Self {
+        let Above { live, everyone } = sums;
+        NodeRef {
+            first,
+            version,
+            live,
+            everyone,
+            newest_live,
+        }
+    }
+
     /// The node after an edit of one of its messages. Takes the same time however many there are.
     fn edited(self, edited: &Edited, newest_live: MessageId, version: LogPosition) -> Self {
         NodeRef {
