@@ -1,6 +1,7 @@
 //! Partitions of one thread, driven as the service drives them, with a store that has nothing and acknowledges at once.
 
 use hdrhistogram::Histogram;
+use readstates::memory;
 use readstates::model::event::Event;
 use readstates::model::ids::{LogPosition, Offset, ReadStateKey};
 use readstates::partition::io::{Effect, Get, Input, LoadKey, LoadedRow, Millis, Reply, RequestId, Write};
@@ -50,7 +51,7 @@ impl Timed {
 
 impl Driven {
     pub fn new(read_states: u64, partitions: u64) -> Self {
-        let cache = ReadStateCache::new(read_states as usize);
+        let cache = memory::in_huge_pages(|| ReadStateCache::new(read_states as usize));
         let share = Share {
             channel_bytes: usize::MAX,
             dirty: usize::MAX,

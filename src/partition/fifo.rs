@@ -41,6 +41,11 @@ impl<T> Fifo<T> {
         }
         Some(entry)
     }
+
+    /// From the first to the last.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.chunks.iter().flatten()
+    }
 }
 
 #[cfg(test)]
@@ -59,6 +64,7 @@ mod tests {
             }
             assert_eq!(fifo.pop_if(|first| *first != next), None);
         }
+        assert!(fifo.iter().copied().eq(next..6 * CHUNK_ENTRIES));
         while let Some(first) = fifo.pop_if(|_| true) {
             assert_eq!(first, next);
             next += 1;

@@ -15,6 +15,7 @@ mod loads;
 mod read_states;
 mod requests;
 pub mod slab;
+mod unseen;
 
 use std::collections::{BTreeMap, BTreeSet};
 

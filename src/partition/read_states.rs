@@ -1,15 +1,14 @@
 //! The read states of a partition: those that are cached, and those that are not in the store yet.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use hashbrown::HashMap;
 
 use super::changes::{Changes, Left};
-use super::fifo::Fifo;
 use super::io::{Kept, Millis, Row};
 use super::slab::{Slab, Slot, Tenant, Time};
+use super::unseen::Unseen;
 use crate::model::ids::{ChannelId, LogPosition, ReadStateKey, UserId};
 use crate::model::planted::{Bug, Planted};
 use crate::model::read_state::ReadState;
@@ -49,10 +48,10 @@ pub struct ReadStates {
     changes: Changes,
     /// Entries that must not leave, by channel: something waits there.
     held: HashMap<ChannelId, Vec<Slot>>,
-    /// Read states of which a read of the store that is still used may not have shown a row.
-    unseen: BTreeSet<(UserId, ChannelId)>,
-    /// Those that are in the store by now, to be taken out of `unseen`.
-    seen_from: SeenFrom,
+    /// Read states of which a read of the store that is still used may not have shown a row: those that are new.
+    new: Unseen,
+    /// Those that were loaded and that another owner may have written just before. Apart, since they don't wait for a write.
+    loaded: Unseen,
     /// What was durable when the partition was assigned: read states up to here were in the store before any stamp.
     stored_up_to: LogPosition,
     /// Of generations that are over.
@@ -73,22 +72,6 @@ impl Drop for ReadStates {
     }
 }
 
-/// Read states that are in the store, in the order of when every read of it that is still used shows them.
-#[derive(Default)]
-struct SeenFrom(Fifo<(Millis, ReadStateKey)>);
-
-impl SeenFrom {
-    /// The store has it now.
-    fn push(&mut self, key: ReadStateKey, now: Millis) {
-        self.0.push((Millis(now.0 + STAMP_LIFE_MS), key));
-    }
-
-    /// The next one that all see.
-    fn pop(&mut self, now: Millis) -> Option<ReadStateKey> {
-        self.0.pop_if(|(from, _)| *from < now).map(|(_, key)| key)
-    }
-}
-
 impl ReadStates {
     pub fn new(cache: ReadStateCache, durable: LogPosition, planted: Planted) -> Self {
         let first = cache.0.borrow_mut().admit();
@@ -98,8 +81,8 @@ impl ReadStates {
             forgotten: HashMap::new(),
             changes: Changes::default(),
             held: HashMap::new(),
-            unseen: BTreeSet::new(),
-            seen_from: SeenFrom::default(),
+            new: Unseen::default(),
+            loaded: Unseen::default(),
             stored_up_to: durable,
             evicted_before: 0,
             planted,
@@ -171,8 +154,8 @@ impl ReadStates {
     ) {
         let is_later = |row: &ReadState| row.applied > self.stored_up_to;
         if row.as_ref().is_some_and(is_later) && !self.planted.is(Bug::OverviewFromStoreOnly) {
-            self.unseen.insert((key.user, key.channel));
-            self.seen_from.push(key, now);
+            self.loaded.add(key);
+            self.loaded.stored(key, now);
         }
         let (tenant, known) = (self.tenant_of(key.channel), self.peek(&key));
         let mut slab = self.cache.0.borrow_mut();
@@ -228,7 +211,7 @@ impl ReadStates {
         let number = self.changes.add(not_before, Time::at(now), slot);
         slab.set_changed(slot, number);
         if !slab.is_stored(slot) && !self.planted.is(Bug::OverviewFromStoreOnly) {
-            self.unseen.insert((key.user, key.channel));
+            self.new.add(key);
         }
         false
     }
@@ -248,7 +231,7 @@ impl ReadStates {
             }
             self.changes.dropped(&due);
             if !slab.is_stored(due.slot) {
-                self.seen_from.push(key, now);
+                self.new.stored(key, now);
             }
             slab.remove(due.slot);
         }
@@ -268,7 +251,7 @@ impl ReadStates {
         }
         if !slab.is_stored(slot) {
             slab.set_stored(slot);
-            self.seen_from.push(key, now);
+            self.new.stored(key, now);
         }
     }
 
@@ -283,7 +266,7 @@ impl ReadStates {
         for slot in under_way {
             let (_, key) = slab.owner(slot);
             if !slab.is_stored(slot) {
-                self.seen_from.push(key, now);
+                self.new.stored(key, now);
             }
             slab.remove(slot);
         }
@@ -315,7 +298,7 @@ impl ReadStates {
             if let Some(change) = slab.change_of(slot) {
                 self.changes.abandon(change);
                 if !slab.is_stored(slot) {
-                    self.seen_from.push(key, now);
+                    self.new.stored(key, now);
                 }
             }
             slab.remove(slot);
@@ -364,32 +347,21 @@ impl ReadStates {
         self.evicted_before + now
     }
 
-    /// Channels in which the user has a read state that a read of the store may not have shown.
+    /// Channels in which the user has a read state that a read of the store may not have shown, some more than once.
     pub fn unseen_of(
         &self,
         user: UserId,
         above: ChannelId,
         up_to: ChannelId,
     ) -> impl Iterator<Item = ChannelId> {
-        use std::ops::Bound::{Excluded, Included};
-        let from = if above < up_to {
-            Excluded((user, above))
-        } else {
-            Excluded((user, up_to))
-        };
-        self.unseen
-            .range((from, Included((user, up_to))))
-            .map(|(_, channel)| *channel)
+        let new = self.new.channels_of(user, above, up_to);
+        new.chain(self.loaded.channels_of(user, above, up_to))
     }
 
     /// Lets time pass.
     pub fn tick(&mut self, now: Millis) {
-        while let Some(key) = self.seen_from.pop(now) {
-            let is_stored = |slot| self.cache.0.borrow().is_stored(slot);
-            if self.peek(&key).is_none_or(is_stored) {
-                self.unseen.remove(&(key.user, key.channel));
-            }
-        }
+        self.new.tick(now);
+        self.loaded.tick(now);
     }
 
     /// No change stands before this that is not acknowledged.
@@ -433,6 +405,11 @@ impl ReadStates {
         self.changes.check();
         assert_eq!(changed, noted, "each changed read state is noted once");
         assert_eq!(noted.len(), self.changes.len(), "as many as are counted");
+        if !self.planted.is(Bug::OverviewFromStoreOnly) {
+            let new = noted.iter().filter(|slot| !slab.is_stored(**slot));
+            self.new.check(new.map(|slot| slab.owner(*slot).1));
+            self.loaded.check(std::iter::empty());
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, Select, unbounded};
 use super::effects::Runner;
 use super::owned::Owned;
 use super::{Asked, DeadLetterSink, Inner, Message, Question, Report, ShardSettings, Thread, Totals};
+use crate::memory;
 use crate::model::ids::PartitionId;
 use crate::partition::ReadStateCache;
 use crate::partition::io::{Effect, Millis};
@@ -93,7 +94,7 @@ impl<S: Store, D: DeadLetterSink> Worker<S, D> {
             runner,
             shards,
             settings,
-            cache: ReadStateCache::new(read_states),
+            cache: memory::in_huge_pages(|| ReadStateCache::new(read_states)),
             owned: BTreeMap::new(),
             retired: Totals::default(),
             effects: Vec::new(),

@@ -116,12 +116,14 @@ fn hash(key: &ReadStateKey) -> u64 {
 }
 
 impl Slab {
-    /// For so many read states. Memory is taken as they come, that of the index at once.
+    /// For so many read states. Their memory is taken and touched at once, so that nothing waits for it later.
     pub fn new(capacity: usize) -> Self {
         let slots = capacity + capacity.div_ceil(SLOTS_PER_SPARE);
+        let mut entries = vec![Entry::default(); slots];
+        entries.clear();
         Slab {
             capacity,
-            entries: Vec::with_capacity(slots),
+            entries,
             free: NONE,
             len: 0,
             index: Index::new(capacity),
