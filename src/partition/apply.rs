@@ -68,7 +68,8 @@ type Edits = SmallVec<[Edit; 1]>;
 /// Where read states are that a record changes.
 type Slots = SmallVec<[Slot; 2]>;
 
-/// All that a record does.
+/// All that a record does. Made in place: it is too large to be handed about.
+#[derive(Default)]
 struct Plan {
     changes: Changes,
     edits: Edits,
@@ -111,15 +112,18 @@ impl Partition {
             self.counters.ignore(Ignored::ChannelDeleted);
             return Ok(());
         }
-        let Some(Plan { mut changes, edits }) = self.plan(channel, at, event)? else {
+        let mut plan = Plan::default();
+        if !self.plan(channel, at, event, &mut plan)? {
             return Ok(());
-        };
-        changes.sort();
-        let slots = self.find_all(channel, changes.by_user().map(|(user, _)| user))?;
+        }
+        plan.changes.sort();
+        let users = plan.changes.by_user().map(|(user, _)| user);
+        let mut slots = Slots::new();
+        self.find_all(channel, users, &mut slots)?;
         self.counters.read_state_hits += slots.len() as u64;
         self.counters.channel_hits += 1;
-        self.change_channel(channel, at, event, edits);
-        self.change_read_states(channel, at, &changes, &slots);
+        self.change_channel(channel, at, event, &mut plan.edits);
+        self.change_read_states(channel, at, &plan.changes, &slots);
         Ok(())
     }
 
@@ -131,8 +135,9 @@ impl Partition {
         &mut self,
         channel: ChannelId,
         users: impl Iterator<Item = UserId>,
-    ) -> Result<Slots, Missing> {
-        let (mut slots, mut missing) = (Slots::new(), Missing::new());
+        slots: &mut Slots,
+    ) -> Result<(), Missing> {
+        let mut missing = Missing::new();
         for user in users {
             let key = ReadStateKey { user, channel };
             match self.read_states.find(&key) {
@@ -141,45 +146,43 @@ impl Partition {
             }
         }
         match missing.is_empty() {
-            true => Ok(slots),
+            true => Ok(()),
             false => Err(missing),
         }
     }
 
-    /// Works out what a record does. Nothing at all if it is ignored.
+    /// Works out what a record does. Whether it does anything at all: some are ignored.
     fn plan(
         &mut self,
         channel: ChannelId,
         at: LogPosition,
         event: &EventKind,
-    ) -> Result<Option<Plan>, Missing> {
-        let mut changes = Changes::default();
-        let mut edits = Edits::new();
+        Plan { changes, edits }: &mut Plan,
+    ) -> Result<bool, Missing> {
         match event {
             EventKind::MessageCreated {
                 message,
                 author,
                 mentions,
             } => {
-                let Some(edit) = self.plan_creation(channel, *message, *author, mentions, &mut changes)?
-                else {
+                let Some(edit) = self.plan_creation(channel, *message, *author, mentions, changes)? else {
                     self.counters.ignore(Ignored::Duplicate);
-                    return Ok(None);
+                    return Ok(false);
                 };
                 edits.push(edit);
             }
             EventKind::MessageUpdated { message, mentions } => {
-                if !self.plan_update(channel, *message, mentions, &mut changes)? {
+                if !self.plan_update(channel, *message, mentions, changes)? {
                     self.counters.ignore(Ignored::UnknownMessage);
-                    return Ok(None);
+                    return Ok(false);
                 }
                 edits.push(Edit::SetMentions(*message, mentions.clone()));
             }
             EventKind::MessageDeleted { messages } => {
-                self.plan_deletion(channel, messages, &mut changes, &mut edits)?
+                self.plan_deletion(channel, messages, changes, edits)?
             }
             EventKind::MessageMarkedUnread { user, message } => {
-                self.plan_rewind(channel, at, *user, *message, &mut changes)?
+                self.plan_rewind(channel, at, *user, *message, changes)?
             }
             EventKind::MessageRead { user, message } => changes.add(*user, Change::Read(*message)),
             EventKind::MemberJoined { user } => {
@@ -194,7 +197,7 @@ impl Partition {
             EventKind::MemberLeft { user } => changes.add(*user, Change::Left),
             EventKind::ChannelDeleted => {}
         }
-        Ok(Some(Plan { changes, edits }))
+        Ok(true)
     }
 
     /// The message as the tree has it. Outer nothing: its node is missing.
@@ -348,7 +351,7 @@ impl Partition {
         Ok(())
     }
 
-    fn change_channel(&mut self, channel: ChannelId, at: LogPosition, event: &EventKind, edits: Edits) {
+    fn change_channel(&mut self, channel: ChannelId, at: LogPosition, event: &EventKind, edits: &mut Edits) {
         let is_deletion = matches!(event, EventKind::ChannelDeleted);
         if edits.is_empty() && !is_deletion {
             return;
@@ -356,7 +359,7 @@ impl Partition {
         let shape = self.settings.shape;
         self.channels.change(channel, at, self.now, |head, nodes| {
             head.deleted |= is_deletion;
-            for edit in edits {
+            for edit in edits.drain(..) {
                 edit.make(head, at, &shape, nodes);
             }
         });

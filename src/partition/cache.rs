@@ -3,6 +3,7 @@
 //! Entries never move. They are found by many small hash tables of places instead of a large one, each with the hashes in it:
 //! one that grows is done soon, and looks at no entry.
 
+use std::cell::Cell;
 use std::hash::{BuildHasher, Hash};
 
 use hashbrown::hash_table::HashTable;
@@ -45,6 +46,12 @@ struct Entry<K, V> {
     warmer: u32,
 }
 
+impl<K: PartialEq, V> Entry<K, V> {
+    fn is(&self, key: &K) -> bool {
+        self.key == *key && self.value.is_some()
+    }
+}
+
 /// Entries by key. Those that are not pinned leave in the order of their last use when the capacity asks for it; the
 /// pinned ones never do, so that the capacity can be exceeded by them alone.
 pub struct PinnedLru<K: InChannel, V: Weigh> {
@@ -58,6 +65,8 @@ pub struct PinnedLru<K: InChannel, V: Weigh> {
     weight: usize,
     /// How many entries each channel has, so that one that has none is forgotten at once.
     by_channel: HashMap<ChannelId, usize>,
+    /// What was found last: mostly it is wanted again.
+    found: Cell<u32>,
 }
 
 impl<K: InChannel, V: Weigh> Default for PinnedLru<K, V> {
@@ -72,6 +81,7 @@ impl<K: InChannel, V: Weigh> Default for PinnedLru<K, V> {
             pinned: 0,
             weight: 0,
             by_channel: HashMap::new(),
+            found: Cell::new(NONE),
         }
     }
 }
@@ -86,8 +96,15 @@ impl<K: InChannel, V: Weigh> PinnedLru<K, V> {
     }
 
     fn find(&self, key: &K) -> Option<u32> {
-        self.index
-            .find(self.index.hash(key), |place| self.entry(place).key == *key)
+        let last = self.found.get();
+        if last != NONE && self.entry(last).is(key) {
+            return Some(last);
+        }
+        let place = self
+            .index
+            .find(self.index.hash(key), |place| self.entry(place).is(key))?;
+        self.found.set(place);
+        Some(place)
     }
 
     /// The entry, if it is there; counts as a use.

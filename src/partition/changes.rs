@@ -16,6 +16,7 @@
 use std::collections::VecDeque;
 
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 
 use super::slab::{Slot, Time};
 use crate::model::ids::{LogPosition, ReadStateKey};
@@ -305,8 +306,13 @@ impl Changes {
         applied: LogPosition,
         keeps_newer: bool,
     ) -> Option<(Slot, Left)> {
-        let in_flight = *self.in_flight.get(key).filter(|it| it.applied == applied)?;
-        self.in_flight.remove(key);
+        let Entry::Occupied(entry) = self.in_flight.entry(*key) else {
+            return None;
+        };
+        if entry.get().applied != applied {
+            return None;
+        }
+        let in_flight = entry.remove();
         let slot = self.records.get(in_flight.record).slot;
         self.take_out(in_flight.record);
         let next = in_flight.next;

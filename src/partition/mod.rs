@@ -252,6 +252,10 @@ impl Partition {
             })
         });
         self.read_states.prefetch(authors);
+        if let Some(changed_by) = self.due_by() {
+            let room = self.settings.read_state_writes_max - self.read_state_writes;
+            self.read_states.prefetch_next_writes(changed_by, room);
+        }
     }
 
     /// Does what is due after a batch of inputs: writes, evictions. Call it after each batch and now and then.
@@ -405,25 +409,28 @@ impl Partition {
         }
     }
 
+    /// What was changed up to then is to be written, if anything is.
+    fn due_by(&self) -> Option<Millis> {
+        if self.is_in_haste() {
+            return Some(Millis(u64::MAX));
+        }
+        self.now.0.checked_sub(self.settings.write_delay_ms).map(Millis)
+    }
+
     /// Read states, then nodes, then heads (invariant 3).
     fn write_what_is_due(&mut self, out: &mut Vec<Effect>) {
-        let changed_by = if self.is_in_haste() {
-            Millis(u64::MAX)
-        } else {
-            match self.now.0.checked_sub(self.settings.write_delay_ms) {
-                Some(changed_by) => Millis(changed_by),
-                None => return self.write_channels(out),
-            }
+        let Some(changed_by) = self.due_by() else {
+            return self.write_channels(out);
         };
         let room = self.settings.read_state_writes_max - self.read_state_writes;
         self.read_states.prefetch_next_writes(changed_by, room);
         self.channels.prefetch_next_staged(changed_by);
         while self.read_state_writes < self.settings.read_state_writes_max {
-            let Some((key, state)) = self.read_states.next_write(changed_by, self.now) else {
+            let Some((key, slot)) = self.read_states.next_write(changed_by, self.now) else {
                 break;
             };
             self.read_state_writes += 1;
-            out.push(Effect::Write(Write::ReadState(key, state)));
+            out.push(Effect::Write(Write::ReadState(key, self.read_states.at(slot))));
         }
         while self.channels.stage_next(changed_by) {}
         self.write_channels(out);

@@ -107,6 +107,12 @@ impl ReadStates {
         Some(slab.state(slot))
     }
 
+    /// The read state in a slot.
+    #[inline]
+    pub fn at(&self, slot: Slot) -> ReadState {
+        self.cache.0.borrow().state(slot)
+    }
+
     /// Has the processor fetch what these are.
     pub fn prefetch(&self, keys: impl Iterator<Item = ReadStateKey>) {
         self.cache.0.borrow().prefetch(keys);
@@ -216,8 +222,8 @@ impl ReadStates {
         false
     }
 
-    /// The next row to write whose first change was made at or before `changed_by`.
-    pub fn next_write(&mut self, changed_by: Millis, now: Millis) -> Option<(ReadStateKey, ReadState)> {
+    /// The next row to write whose first change was made at or before `changed_by`, and where it is.
+    pub fn next_write(&mut self, changed_by: Millis, now: Millis) -> Option<(ReadStateKey, Slot)> {
         while let Some(due) = self.changes.next_due(Time::before(changed_by)) {
             let mut slab = self.cache.0.borrow_mut();
             let (tenant, key) = slab.owner(due.slot);
@@ -225,9 +231,8 @@ impl ReadStates {
                 if self.changes.keep_back(&key) {
                     continue;
                 }
-                let state = slab.state(due.slot);
-                self.changes.sent(key, &due, state.applied);
-                return Some((key, state));
+                self.changes.sent(key, &due, slab.applied(due.slot));
+                return Some((key, due.slot));
             }
             self.changes.dropped(&due);
             if !slab.is_stored(due.slot) {

@@ -18,7 +18,7 @@ use crate::model::ids::{ChannelId, ReadStateKey, UserId};
 
 /// Lists that share the users.
 const LISTS: usize = 1 << LIST_BITS;
-const LIST_BITS: u32 = 8;
+const LIST_BITS: u32 = 6;
 /// Lists with more room than this give it back.
 const LIST_ROOM_MIN: usize = 64;
 
@@ -88,8 +88,7 @@ impl Unseen {
 
     /// Checks what must always hold, with those that are not in the store yet; for tests.
     pub fn check(&self, new: impl Iterator<Item = ReadStateKey>) {
-        let mut expected: Vec<ReadStateKey> =
-            new.chain(self.seen_from.iter().map(|(_, key)| *key)).collect();
+        let mut expected: Vec<ReadStateKey> = new.chain(self.seen_from.iter().map(|(_, key)| *key)).collect();
         let mut found: Vec<ReadStateKey> = self.lists.iter().flatten().copied().collect();
         expected.sort_unstable();
         found.sort_unstable();

@@ -29,15 +29,15 @@ impl Memory {
         Memory(mention.id.0 | if mention.everyone { TOP } else { 0 })
     }
 
+    #[inline]
     fn mentions(self) -> RememberedList {
-        let mut list = RememberedList::new();
-        if self.0 != 0 {
-            list.push(Remembered {
+        match self.0 {
+            0 => RememberedList::new(),
+            _ => RememberedList::from_buf([Remembered {
                 id: MessageId(self.0 & !TOP),
                 everyone: self.0 & TOP != 0,
-            });
+            }]),
         }
-        list
     }
 
     /// Where more is remembered, by number.
@@ -185,26 +185,34 @@ impl Entry {
         })
     }
 
-    /// The read state, with `more` where there is more.
+    /// The read state, with `more` where there is more. Made in one go: parts that are stored and then moved on in larger ones
+    /// make the processor wait.
+    #[inline]
     pub fn unpack(&self, more: Option<&More>) -> ReadState {
-        let bare = ReadState {
+        match more {
+            None => ReadState {
+                applied: self.applied(),
+                last_read: MessageId(self.last_read & !TOP),
+                membership: self.membership(),
+                mentions: Memory(self.memory).mentions(),
+                own: RememberedList::new(),
+                forgotten: MessageId::NONE,
+                own_unknown: MessageId::NONE,
+            },
+            Some(more) => self.unpack_with(more),
+        }
+    }
+
+    #[cold]
+    fn unpack_with(&self, more: &More) -> ReadState {
+        ReadState {
             applied: self.applied(),
             last_read: MessageId(self.last_read & !TOP),
             membership: self.membership(),
-            ..ReadState::default()
-        };
-        match more {
-            None => ReadState {
-                mentions: Memory(self.memory).mentions(),
-                ..bare
-            },
-            Some(more) => ReadState {
-                mentions: more.mentions.clone(),
-                own: more.own.clone(),
-                forgotten: more.forgotten,
-                own_unknown: more.own_unknown,
-                ..bare
-            },
+            mentions: more.mentions.clone(),
+            own: more.own.clone(),
+            forgotten: more.forgotten,
+            own_unknown: more.own_unknown,
         }
     }
 }

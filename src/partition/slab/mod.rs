@@ -264,6 +264,7 @@ impl Slab {
     }
 
     /// The read state.
+    #[inline]
     pub fn state(&self, slot: Slot) -> ReadState {
         let entry = &self.entries[slot.0 as usize];
         let more = entry
