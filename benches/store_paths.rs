@@ -10,6 +10,8 @@
 mod servers;
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -31,6 +33,7 @@ use readstates::wire::proto::v1::{Event, MessageRead, event::Kind};
 use readstates::wire::record::RecordLimits;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
+use serde_json::json;
 
 const PARTITIONS: u32 = 8;
 const ASSIGNMENT: u64 = 1;
@@ -378,6 +381,8 @@ where
     keys as f64 / began.elapsed().as_secs_f64()
 }
 
+/// How often a little of all is done before anything is measured: the server compiles its code as it runs.
+const WARM_ROUNDS: usize = 4;
 /// Apart from those of the partitions.
 const OTHER_USERS: u64 = 1 << 40;
 
@@ -491,57 +496,55 @@ impl Asked {
     }
 }
 
-fn show(what: &str, mut rates: Vec<f64>) -> f64 {
-    rates.sort_by(f64::total_cmp);
-    let best = *rates.last().unwrap();
-    println!("{what:<44} best {best:>9.0}/s   lowest {:>9.0}/s", rates[0]);
-    best
+/// A line of JSON, to standard output and to the file that `JSON` names.
+fn show(line: &serde_json::Value) {
+    println!("{line}");
+    if let Ok(path) = std::env::var("JSON") {
+        let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
+        writeln!(file, "{line}").unwrap();
+    }
 }
 
-/// All that goes for both stores. A store for each shape.
+/// All that goes for both stores. A store for each shape and round. What runs later may run faster, since the server is warmer, or
+/// slower, since it has more to tidy up: so partitions and bare loop come first in turn.
 async fn measure<S: Store>(
     name: &str,
     asked: &Asked,
     mut open: impl AsyncFnMut(Shape, usize) -> S,
     bare: impl AsyncFn(&S, Shape, usize) -> (f64, f64),
 ) {
-    for shape in [Shape::Members, Shape::Channels] {
-        let (mut through, mut bare_writes, mut bare_reads) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut all_cold, mut half_cold) = (Vec::new(), Vec::new());
-        for round in 0..asked.rounds {
+    for round in 0..asked.rounds {
+        for shape in [Shape::Members, Shape::Channels] {
             let store = open(shape, round).await;
-            let (rate, durable) = write_through(&store, shape, asked.keys).await;
-            through.push(rate);
-            if asked.wants("writes") {
-                let (writes, reads) = bare(&store, shape, round).await;
-                bare_writes.push(writes);
-                bare_reads.push(reads);
+            let mut line = json!({
+                "case": format!("{name}, {}", format!("{shape:?}").to_lowercase()),
+                "keys": asked.keys,
+                "round": round,
+            });
+            let mut bare_rates = None;
+            if asked.wants("writes") && round % 2 == 1 {
+                bare_rates = Some(bare(&store, shape, round).await);
+            }
+            let (written, durable) = write_through(&store, shape, asked.keys).await;
+            if asked.wants("writes") && bare_rates.is_none() {
+                bare_rates = Some(bare(&store, shape, round).await);
+            }
+            line["rows_written_per_second"] = written.into();
+            if let Some((writes, reads)) = bare_rates {
+                line["bare_writes_per_second"] = writes.into();
+                line["writes_of_bare"] = (written / writes).into();
+                line["bare_reads_per_second"] = reads.into();
             }
             if asked.wants("cold") {
-                all_cold.push(cold(&store, shape, asked.keys, false, &durable).await);
-                half_cold.push(cold(&store, shape, asked.keys, true, &durable).await);
+                for (what, is_warm) in [("all_cold", false), ("half_cold", true)] {
+                    let cold = cold(&store, shape, asked.keys, is_warm, &durable).await;
+                    line[format!("{what}_records_per_second")] = cold.records_per_s.into();
+                    line[format!("{what}_rows_read_per_second")] = cold.loads_per_s.into();
+                    line[format!("{what}_in_flight")] = cold.in_flight.into();
+                    line[format!("{what}_in_flight_most")] = cold.in_flight_most.into();
+                }
             }
-        }
-        let title = format!("{name} {shape:?}");
-        if asked.wants("writes") {
-            let through = show(&format!("{title}: rows written, partitions"), through);
-            let bare = show(&format!("{title}: rows written, bare loop"), bare_writes);
-            println!("{title}: partitions / bare loop = {:.2}", through / bare);
-            show(&format!("{title}: rows read, bare loop"), bare_reads);
-        }
-        for (what, cold) in [("all cold", all_cold), ("half cold", half_cold)] {
-            let Some(best) = cold
-                .iter()
-                .max_by(|a, b| a.records_per_s.total_cmp(&b.records_per_s))
-            else {
-                continue;
-            };
-            let rates = cold.iter().map(|cold| cold.records_per_s).collect();
-            show(&format!("{title}: records, {what}"), rates);
-            println!(
-                "{title}: {what}: {:.0} rows read/s, {:.0} in flight, {} at most",
-                best.loads_per_s, best.in_flight, best.in_flight_most
-            );
+            show(&line);
         }
     }
 }
@@ -582,7 +585,7 @@ async fn measure_cassandra(asked: &Asked, node: Option<&String>, pid: Option<u32
     };
     // Code that has not run yet is slow.
     let warm = CassandraStore::connect(&config(&node, &prefix)).await.unwrap();
-    for _ in 0..2 {
+    for _ in 0..WARM_ROUNDS {
         bare_cassandra(&session, &prefix, Shape::Members, 100_000).await;
         let (_, durable) = write_through(&warm, Shape::Channels, 50_000).await;
         cold(&warm, Shape::Channels, 50_000, false, &durable).await;
