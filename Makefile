@@ -24,7 +24,7 @@ demo: ## Run all of it here, with a synthetic chat (EVENTS=FILE, DATA=DIR, STREA
 clients: ## Run the examples in other languages against real servers (downloads their libraries)
 	@scripts/check-clients
 
-bench: ## Measure beside Kafka Streams, Redis, other caches and bare consumers, in one run (a quarter of an hour)
+bench: ## Measure beside Kafka Streams, Redis, other caches and bare consumers, in one run (half an hour)
 	@scripts/bench
 
 bench-handover: ## Measure how long partitions have no live owner as instances come and go

@@ -16,7 +16,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("wire", &["model", "partition"]),
     ("config", &["model", "wire"]),
     ("client", &["model", "wire", "config", "source", "query"]),
-    ("shard", &["model", "partition", "wire", "config"]),
+    ("shard", &["model", "memory", "partition", "wire", "config"]),
     ("source", &["model", "partition", "wire", "config", "shard"]),
     ("store", &["model", "partition", "wire", "config", "shard"]),
     ("query", &["model", "partition", "wire", "config", "shard"]),
