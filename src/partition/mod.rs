@@ -253,9 +253,14 @@ impl Partition {
         });
         self.read_states.prefetch(authors);
         if let Some(changed_by) = self.due_by() {
-            let room = self.settings.read_state_writes_max - self.read_state_writes;
-            self.read_states.prefetch_next_writes(changed_by, room);
+            self.prefetch_next_writes(changed_by);
         }
+    }
+
+    /// The same for the read states that will be written next.
+    fn prefetch_next_writes(&self, changed_by: Millis) {
+        let room = self.settings.read_state_writes_max - self.read_state_writes;
+        self.read_states.prefetch_next_writes(changed_by, room);
     }
 
     /// Does what is due after a batch of inputs: writes, evictions. Call it after each batch and now and then.
@@ -422,8 +427,7 @@ impl Partition {
         let Some(changed_by) = self.due_by() else {
             return self.write_channels(out);
         };
-        let room = self.settings.read_state_writes_max - self.read_state_writes;
-        self.read_states.prefetch_next_writes(changed_by, room);
+        self.prefetch_next_writes(changed_by);
         self.channels.prefetch_next_staged(changed_by);
         while self.read_state_writes < self.settings.read_state_writes_max {
             let Some((key, slot)) = self.read_states.next_write(changed_by, self.now) else {

@@ -101,10 +101,8 @@ impl ReadStates {
     }
 
     pub fn get(&mut self, key: &ReadStateKey) -> Option<ReadState> {
-        let tenant = self.tenant_of(key.channel);
-        let mut slab = self.cache.0.borrow_mut();
-        let slot = slab.find(tenant, key)?;
-        Some(slab.state(slot))
+        let slot = self.find(key)?;
+        Some(self.at(slot))
     }
 
     /// The read state in a slot.
