@@ -10,8 +10,6 @@
 mod servers;
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::io::Write as _;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -496,15 +494,6 @@ impl Asked {
     }
 }
 
-/// A line of JSON, to standard output and to the file that `JSON` names.
-fn show(line: &serde_json::Value) {
-    println!("{line}");
-    if let Ok(path) = std::env::var("JSON") {
-        let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
-        writeln!(file, "{line}").unwrap();
-    }
-}
-
 /// All that goes for both stores. A store for each shape and round. What runs later may run faster, since the server is warmer, or
 /// slower, since it has more to tidy up: so partitions and bare loop come first in turn.
 async fn measure<S: Store>(
@@ -544,7 +533,7 @@ async fn measure<S: Store>(
                     line[format!("{what}_in_flight_most")] = cold.in_flight_most.into();
                 }
             }
-            show(&line);
+            println!("{line}");
         }
     }
 }
