@@ -282,9 +282,11 @@ impl Block {
 
     /// The memory it takes.
     pub fn weight_bytes(&self) -> usize {
-        size_of::<Block>()
-            + self.rows.capacity() * size_of::<Row>()
-            + self.named.capacity() * size_of::<UserId>()
+        size_of::<Block>() + self.heap_bytes()
+    }
+
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.rows.capacity() * size_of::<Row>() + self.named.capacity() * size_of::<UserId>()
     }
 }
 

@@ -1,6 +1,9 @@
 //! The messages of a channel: a counted, copy-on-write B+tree of three levels (head, pages, blocks).
 
+use std::ops::Deref;
 use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 use super::block::Edited;
 pub use super::block::{Block, Message, MessageRef};
@@ -22,14 +25,18 @@ pub struct NodeRef {
     pub newest_live: MessageId,
 }
 
+/// What a parent knows of its children, ascending. Most have one, which is kept in the parent itself.
+pub type NodeRefs = SmallVec<[NodeRef; 1]>;
+
 /// An inner node: neighbouring blocks, ascending.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
     /// The blocks.
-    pub blocks: Vec<NodeRef>,
+    pub blocks: NodeRefs,
 }
 
-/// The root, with the newest page and the newest block in it, where nearly everything happens.
+/// The root, with the newest page and the newest block in it, where nearly everything happens: what a new message needs
+/// is in one place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// The last record that changed the channel.
@@ -39,11 +46,11 @@ pub struct Head {
     /// The largest id of any message created, deleted or not.
     pub newest_seen: MessageId,
     /// All pages, ascending. The last of them is `newest_page`. Empty until the first message.
-    pub pages: Vec<NodeRef>,
+    pub pages: NodeRefs,
     /// The newest page, which is not a node of its own. Its last block is `newest_block`.
-    pub newest_page: Arc<Page>,
+    pub newest_page: Page,
     /// The newest block, which is not a node of its own.
-    pub newest_block: Arc<Block>,
+    pub newest_block: Block,
 }
 
 /// How high a node stands.
@@ -73,6 +80,36 @@ pub struct Wanted {
     pub first: MessageId,
     /// The version that its parent names.
     pub version: LogPosition,
+}
+
+/// A node that is looked at.
+#[derive(Debug)]
+pub enum AtHand<'a, T> {
+    /// In the head.
+    Newest(&'a T),
+    /// One of its own.
+    Own(Arc<T>),
+}
+
+impl<T: Clone> AtHand<'_, T> {
+    /// The node, for one who changes it.
+    fn into_owned(self) -> T {
+        match self {
+            AtHand::Newest(node) => node.clone(),
+            AtHand::Own(node) => Arc::unwrap_or_clone(node),
+        }
+    }
+}
+
+impl<T> Deref for AtHand<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        match self {
+            AtHand::Newest(node) => node,
+            AtHand::Own(node) => node,
+        }
+    }
 }
 
 /// The nodes of one channel that are at hand.
@@ -156,7 +193,15 @@ impl Page {
 
     /// The memory it takes.
     pub fn weight_bytes(&self) -> usize {
-        size_of::<Page>() + self.blocks.capacity() * size_of::<NodeRef>()
+        size_of::<Page>() + heap_bytes(&self.blocks)
+    }
+}
+
+/// The memory that children take beside their parent.
+fn heap_bytes(children: &NodeRefs) -> usize {
+    match children.spilled() {
+        true => children.capacity() * size_of::<NodeRef>(),
+        false => 0,
     }
 }
 
@@ -180,9 +225,9 @@ fn sum_of(children: &[NodeRef]) -> Above {
 /// A block that is changed, and where it belongs.
 struct Taken {
     page_index: usize,
-    page: Arc<Page>,
+    page: Page,
     index: usize,
-    block: Arc<Block>,
+    block: Block,
 }
 
 /// How many lower neighbours of a missing block are asked for with it while messages are read downwards.
@@ -201,22 +246,25 @@ impl Head {
     /// The memory it takes.
     pub fn weight_bytes(&self) -> usize {
         size_of::<Head>()
-            + self.pages.capacity() * size_of::<NodeRef>()
-            + self.newest_page.weight_bytes()
-            + self.newest_block.weight_bytes()
+            + heap_bytes(&self.pages)
+            + heap_bytes(&self.newest_page.blocks)
+            + self.newest_block.heap_bytes()
     }
 
-    fn page_at(&self, index: usize, nodes: &impl Nodes) -> Result<Arc<Page>, Wanted> {
+    fn page_at(&self, index: usize, nodes: &impl Nodes) -> Result<AtHand<'_, Page>, Wanted> {
         let page = &self.pages[index];
         if index + 1 == self.pages.len() {
-            return Ok(Arc::clone(&self.newest_page));
+            return Ok(AtHand::Newest(&self.newest_page));
         }
         let wanted = Wanted {
             level: Level::Page,
             first: page.first,
             version: page.version,
         };
-        nodes.page(page.first, page.version).ok_or(wanted)
+        nodes
+            .page(page.first, page.version)
+            .map(AtHand::Own)
+            .ok_or(wanted)
     }
 
     fn block_at(
@@ -225,21 +273,24 @@ impl Head {
         blocks: &Page,
         index: usize,
         nodes: &impl Nodes,
-    ) -> Result<Arc<Block>, Wanted> {
+    ) -> Result<AtHand<'_, Block>, Wanted> {
         let block = &blocks.blocks[index];
         if page + 1 == self.pages.len() && index + 1 == blocks.blocks.len() {
-            return Ok(Arc::clone(&self.newest_block));
+            return Ok(AtHand::Newest(&self.newest_block));
         }
         let wanted = Wanted {
             level: Level::Block,
             first: block.first,
             version: block.version,
         };
-        nodes.block(block.first, block.version).ok_or(wanted)
+        nodes
+            .block(block.first, block.version)
+            .map(AtHand::Own)
+            .ok_or(wanted)
     }
 
     /// The block that holds `id`, or would hold it. Nothing in a channel without messages.
-    pub fn block_of(&self, id: MessageId, nodes: &impl Nodes) -> Result<Option<Arc<Block>>, Wanted> {
+    pub fn block_of(&self, id: MessageId, nodes: &impl Nodes) -> Result<Option<AtHand<'_, Block>>, Wanted> {
         if self.pages.is_empty() {
             return Ok(None);
         }
@@ -327,7 +378,7 @@ impl Head {
                 version: at,
                 ..NodeRef::default()
             };
-            self.newest_page = Arc::new(Page { blocks: vec![first] });
+            self.newest_page.blocks.push(first);
             self.pages.push(first);
         }
         self.edit_block(message.id, at, shape, nodes, |block| block.insert(&message))
@@ -355,17 +406,15 @@ impl Head {
         edit: impl FnOnce(&mut Block) -> Edited,
     ) -> Result<(), Wanted> {
         if self.is_in_newest_block(id) {
-            let block = Arc::make_mut(&mut self.newest_block);
-            let edited = edit(block);
-            if !block.is_overfull(shape) {
+            let edited = edit(&mut self.newest_block);
+            if !self.newest_block.is_overfull(shape) {
                 self.put_sums_of_newest(&edited, at);
                 return Ok(());
             }
-            let page = std::mem::take(&mut self.newest_page);
             let taken = Taken {
                 page_index: self.pages.len() - 1,
-                index: page.blocks.len() - 1,
-                page,
+                index: self.newest_page.blocks.len() - 1,
+                page: std::mem::take(&mut self.newest_page),
                 block: std::mem::take(&mut self.newest_block),
             };
             self.put_block(taken, edited.index, at, shape, nodes);
@@ -374,11 +423,13 @@ impl Head {
         let page_index = child_of(&self.pages, id);
         let page = self.page_at(page_index, nodes)?;
         let index = child_of(&page.blocks, id);
-        let mut block = self.block_at(page_index, &page, index, nodes)?;
-        if page_index + 1 == self.pages.len() {
-            self.newest_page = Arc::default();
-        }
-        let edited = edit(Arc::make_mut(&mut block));
+        let mut block = self.block_at(page_index, &page, index, nodes)?.into_owned();
+        let own_page = match page {
+            AtHand::Newest(_) => None,
+            AtHand::Own(page) => Some(Arc::unwrap_or_clone(page)),
+        };
+        let page = own_page.unwrap_or_else(|| std::mem::take(&mut self.newest_page));
+        let edited = edit(&mut block);
         let taken = Taken {
             page_index,
             index,
@@ -397,7 +448,7 @@ impl Head {
 
     /// What the newest block's parents have to know of it after an edit.
     fn put_sums_of_newest(&mut self, edited: &Edited, at: LogPosition) {
-        let page = Arc::make_mut(&mut self.newest_page);
+        let page = &mut self.newest_page;
         if let Some(block) = page.blocks.last_mut() {
             *block = block.edited(edited, self.newest_block.newest_live(), at);
             debug_assert_eq!(*block, self.newest_block.to_ref(block.first, at));
@@ -422,21 +473,20 @@ impl Head {
             page_index,
             mut page,
             index,
-            mut block,
+            block,
         } = taken;
         let is_newest_page = page_index + 1 == self.pages.len();
         let is_newest = is_newest_page && index + 1 == page.blocks.len();
         let old = page.blocks[index];
-        let changed = Arc::make_mut(&mut block);
         let mut parts = Vec::new();
-        if changed.is_overfull(shape) {
-            let cut = cut_of(edited, changed.len(), is_newest);
-            std::mem::take(changed).split(cut, shape, &mut parts);
+        if block.is_overfull(shape) {
+            let cut = cut_of(edited, block.len(), is_newest);
+            block.split(cut, shape, &mut parts);
         } else {
-            parts.push(std::mem::take(changed));
+            parts.push(block);
         }
 
-        let mut refs: Vec<NodeRef> = parts
+        let mut refs: NodeRefs = parts
             .iter()
             .enumerate()
             .map(|(i, part)| {
@@ -450,14 +500,14 @@ impl Head {
         let last = parts.len() - 1;
         for (i, part) in parts.into_iter().enumerate() {
             match is_newest && i == last {
-                true => self.newest_block = Arc::new(part),
+                true => self.newest_block = part,
                 false => {
                     let replaced = (i == 0 && !is_newest).then_some(old.version);
                     nodes.put(refs[i], Node::Block(Arc::new(part)), replaced);
                 }
             }
         }
-        Arc::make_mut(&mut page).blocks.splice(index..=index, refs);
+        replace_child(&mut page.blocks, index, refs);
         self.put_page(page_index, is_newest_page, page, at, shape, nodes);
     }
 
@@ -466,7 +516,7 @@ impl Head {
         &mut self,
         index: usize,
         is_newest: bool,
-        mut page: Arc<Page>,
+        mut page: Page,
         at: LogPosition,
         shape: &Shape,
         nodes: &mut impl Nodes,
@@ -477,11 +527,11 @@ impl Head {
             self.pages[index] = changed;
             match is_newest {
                 true => self.newest_page = page,
-                false => nodes.put(changed, Node::Page(page), Some(old.version)),
+                false => nodes.put(changed, Node::Page(Arc::new(page)), Some(old.version)),
             }
             return;
         }
-        let blocks = &mut Arc::make_mut(&mut page).blocks;
+        let blocks = &mut page.blocks;
         let mut parts = Vec::new();
         while !blocks.is_empty() {
             let rest = blocks.len();
@@ -494,7 +544,7 @@ impl Head {
                 blocks: blocks.drain(..cut.max(1)).collect(),
             });
         }
-        let mut refs: Vec<NodeRef> = parts
+        let mut refs: NodeRefs = parts
             .iter()
             .enumerate()
             .map(|(i, part)| part.to_ref(if i == 0 { old.first } else { part.blocks[0].first }, at))
@@ -505,15 +555,22 @@ impl Head {
         let last = parts.len() - 1;
         for (i, part) in parts.into_iter().enumerate() {
             match is_newest && i == last {
-                true => self.newest_page = Arc::new(part),
+                true => self.newest_page = part,
                 false => {
                     let replaced = (i == 0 && !is_newest).then_some(old.version);
                     nodes.put(refs[i], Node::Page(Arc::new(part)), replaced);
                 }
             }
         }
-        self.pages.splice(index..=index, refs);
+        replace_child(&mut self.pages, index, refs);
     }
+}
+
+/// Puts what has become of a child in its place.
+fn replace_child(children: &mut NodeRefs, index: usize, parts: NodeRefs) {
+    let mut parts = parts.into_iter();
+    children[index] = parts.next().unwrap_or(children[index]);
+    children.insert_many(index + 1, parts);
 }
 
 /// Where an overfull block is cut: messages that come in ascending order fill the newest block, and those that come in

@@ -289,19 +289,11 @@ impl Channels {
             .filter_map(|(place, needs_messages)| Some((&*self.heads.at(place)?.head, needs_messages)))
             .inspect(|(head, _)| prefetch(*head))
             .collect();
-        let nodes: SmallVec<[_; PREFETCHED_TOGETHER]> = heads
-            .into_iter()
-            .filter(|(_, needs_messages)| *needs_messages)
-            .inspect(|(head, _)| head.pages.last().into_iter().for_each(prefetch))
-            .map(|(head, _)| (&*head.newest_block, &*head.newest_page))
-            .inspect(|(block, page)| {
-                prefetch(*block);
-                prefetch(*page);
-            })
-            .collect();
-        for (block, page) in nodes {
-            block.newest().into_iter().for_each(prefetch);
-            page.blocks.last().into_iter().for_each(prefetch);
+        let in_need_of_messages = heads.into_iter().filter(|(_, needs_messages)| *needs_messages);
+        for (head, _) in in_need_of_messages {
+            head.newest_block.newest().into_iter().for_each(prefetch);
+            head.pages.last().into_iter().for_each(prefetch);
+            head.newest_page.blocks.last().into_iter().for_each(prefetch);
         }
     }
 

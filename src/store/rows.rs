@@ -223,12 +223,10 @@ pub fn decode_head(channel: ChannelId, written_at: i64, bytes: &[u8]) -> Result<
             deleted: decoded.deleted,
             newest_seen: MessageId(decoded.newest_seen),
             pages: refs_of(&decoded.pages.unwrap_or_default())?,
-            newest_page: Arc::new(Page {
+            newest_page: Page {
                 blocks: refs_of(&decoded.newest_page.unwrap_or_default())?,
-            }),
-            newest_block: Arc::new(Block::new(messages_of(
-                &decoded.newest_block.unwrap_or_default(),
-            )?)),
+            },
+            newest_block: Block::new(messages_of(&decoded.newest_block.unwrap_or_default())?),
         };
         check::head(&head)?;
         Ok(head)

@@ -225,7 +225,7 @@ impl FakeStore {
         for (index, page) in head.pages.iter().enumerate() {
             let newest = index + 1 == head.pages.len();
             let page = if newest {
-                Arc::clone(&head.newest_page)
+                Arc::new(head.newest_page.clone())
             } else {
                 match self.node(channel, Level::Page, page) {
                     Some(Node::Page(page)) => Arc::clone(page),
@@ -234,7 +234,7 @@ impl FakeStore {
             };
             for (place, block) in page.blocks.iter().enumerate() {
                 stored.blocks.push(if newest && place + 1 == page.blocks.len() {
-                    Arc::clone(&head.newest_block)
+                    Arc::new(head.newest_block.clone())
                 } else {
                     match self.node(channel, Level::Block, block) {
                         Some(Node::Block(block)) => Arc::clone(block),

@@ -7,6 +7,7 @@ use readstates::model::ids::{ChannelId, LogPosition, MessageId, Offset, Partitio
 use readstates::model::read_state::{Membership, ReadState, Remembered};
 use readstates::partition::io::{LoadKey, LoadedRow, NodeKey, Write};
 use readstates::store::{Store, StoreError, StoredPosition, StreamIdentity};
+use smallvec::smallvec;
 
 pub fn at(offset: u64) -> LogPosition {
     LogPosition::new(0, Offset(offset))
@@ -67,9 +68,11 @@ pub fn head(applied: LogPosition) -> Head {
         applied,
         deleted: false,
         newest_seen: MessageId(60),
-        pages: vec![newest],
-        newest_page: Arc::new(Page { blocks: vec![newest] }),
-        newest_block: Arc::new(block(50)),
+        pages: smallvec![newest],
+        newest_page: Page {
+            blocks: smallvec![newest],
+        },
+        newest_block: block(50),
     }
 }
 
@@ -130,7 +133,7 @@ pub async fn every_kind_of_row_comes_back(store: &impl Store) {
             .unwrap();
         assert_eq!(load_head(store, channel).await.as_deref(), Some(&head(applied)));
         let page = Page {
-            blocks: vec![node_ref(9, applied, 10)],
+            blocks: smallvec![node_ref(9, applied, 10)],
         };
         let nodes = [
             (node_key(Level::Block, 9), Node::Block(Arc::new(block(9)))),

@@ -2,7 +2,7 @@
 //! numbers in them. Whether the result keeps the promises of the model is checked afterwards.
 
 use super::{POSITION_BITS_END, proto};
-use crate::model::channel::{Block, Message, MessageRef, NodeRef};
+use crate::model::channel::{Block, Message, MessageRef, NodeRef, NodeRefs};
 use crate::model::ids::{LogPosition, MessageId, UserId};
 use crate::model::read_state::{Remembered, RememberedList};
 
@@ -67,7 +67,7 @@ pub(super) fn refs_to(refs: &[NodeRef]) -> proto::NodeRefs {
     }
 }
 
-pub(super) fn refs_of(columns: &proto::NodeRefs) -> Result<Vec<NodeRef>, String> {
+pub(super) fn refs_of(columns: &proto::NodeRefs) -> Result<NodeRefs, String> {
     let count = columns.first_steps.len();
     same_length(
         count,
@@ -78,7 +78,7 @@ pub(super) fn refs_of(columns: &proto::NodeRefs) -> Result<Vec<NodeRef>, String>
             columns.newest_live_steps.len(),
         ],
     )?;
-    let mut refs = Vec::with_capacity(count);
+    let mut refs = NodeRefs::with_capacity(count);
     let mut version = 0_i64;
     for (index, first) in steps_of(0, &columns.first_steps).enumerate() {
         let first = first?;

@@ -4,9 +4,10 @@
 
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
+use smallvec::smallvec;
 
 use super::*;
-use crate::model::channel::{Message, NodeRef};
+use crate::model::channel::{Message, NodeRef, NodeRefs};
 use crate::model::ids::{MAX_ID, Offset, UserId};
 use crate::model::read_state::Remembered;
 
@@ -157,7 +158,7 @@ fn block(first: u64) -> impl Strategy<Value = Block> {
 }
 
 /// Neighbouring nodes from `first` on, none newer than `version`.
-fn refs(first: u64, version: LogPosition) -> impl Strategy<Value = Vec<NodeRef>> {
+fn refs(first: u64, version: LogPosition) -> impl Strategy<Value = NodeRefs> {
     let node = (id(), 0..1000_u64, 0..=100_u64, any::<u64>(), any::<u64>());
     vec(node, 0..8).prop_map(move |mut nodes| {
         nodes.retain(|node| node.0 > first);
@@ -222,8 +223,8 @@ fn head() -> impl Strategy<Value = Head> {
             deleted,
             newest_seen: MessageId(MAX_ID),
             pages,
-            newest_page: Arc::new(Page { blocks }),
-            newest_block: Arc::new(block),
+            newest_page: Page { blocks },
+            newest_block: block,
         }
     });
     let empty = (position(), any::<bool>(), id()).prop_map(|(applied, deleted, newest_seen)| Head {
@@ -427,14 +428,14 @@ fn small_rows() -> Vec<(AnyRow, &'static str)> {
         applied: at(90),
         deleted: false,
         newest_seen: MessageId(41),
-        pages: vec![small_ref(0, 90, 2, 1, 30)],
-        newest_page: Arc::new(Page {
-            blocks: vec![small_ref(0, 90, 2, 1, 30)],
-        }),
-        newest_block: Arc::new(small_block()),
+        pages: smallvec![small_ref(0, 90, 2, 1, 30)],
+        newest_page: Page {
+            blocks: smallvec![small_ref(0, 90, 2, 1, 30)],
+        },
+        newest_block: small_block(),
     };
     let page = Page {
-        blocks: vec![small_ref(0, 80, 3, 0, 7), small_ref(9, 4, 0, 0, 0)],
+        blocks: smallvec![small_ref(0, 80, 3, 0, 7), small_ref(9, 4, 0, 0, 0)],
     };
     let position = StoredPosition {
         durable: at(99),
@@ -559,9 +560,7 @@ fn what_breaks_the_model_is_not_written() {
             change_newest(head, |messages| messages[0].deleted = true)
         }),
         ("no pages", |head| head.pages.clear()),
-        ("page is empty", |head| {
-            Arc::make_mut(&mut head.newest_page).blocks.clear()
-        }),
+        ("page is empty", |head| head.newest_page.blocks.clear()),
         ("newer than its parent", |head| head.pages[0].version = at(91)),
         ("above newest_seen", |head| head.newest_seen = MessageId(29)),
         ("out of order", |head| {
@@ -583,7 +582,7 @@ fn what_breaks_the_model_is_not_written() {
 fn change_newest(head: &mut Head, change: impl FnOnce(&mut [Message])) {
     let mut messages: Vec<Message> = head.newest_block.messages().map(|it| it.to_owned()).collect();
     change(&mut messages);
-    head.newest_block = Arc::new(Block::new(messages));
+    head.newest_block = Block::new(messages);
 }
 
 /// Nearly every row is like these; storage is planned with their sizes.
