@@ -3,8 +3,8 @@
 //!     cargo bench --bench caches            all of them, each in a process of its own
 //!
 //! `ENTRIES` (8,000,000) is the capacity, `LOOKUPS` (8,000,000) the length of the trace, in which a key's share falls with its rank (Zipf,
-//! exponent 1) over twice as many keys as there is room for, `ROUNDS` (3) how many turns, `CACHES` which of them, and `JSON` a file
-//! to which each measurement is appended. What is measured: filling up; looking up keys that are there, in the order of the
+//! exponent 1) over twice as many keys as there is room for, `ROUNDS` (3) how many turns, and `CACHES` which of them. Each measurement
+//! is a line of JSON. What is measured: filling up; looking up keys that are there, in the order of the
 //! trace; the trace with an insertion for each miss; as many new keys, each in place of another; the longest single insertion, by the thread's CPU time.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -14,9 +14,7 @@ mod random;
 
 use std::collections::HashMap;
 use std::env;
-use std::fs::OpenOptions;
 use std::hint::black_box;
-use std::io::Write;
 use std::process::Command;
 
 use random::Random;
@@ -284,7 +282,7 @@ fn main() {
         return measure(&name);
     }
     let caches = env::var("CACHES").unwrap_or_else(|_| CACHES.into());
-    for round in 1..=number("ROUNDS", 3) {
+    for _ in 0..number("ROUNDS", 3) {
         for name in caches.split(',') {
             let output = Command::new(env::current_exe().unwrap())
                 .env("CACHE", name)
@@ -295,12 +293,7 @@ fn main() {
                 "{name}: {}",
                 String::from_utf8_lossy(&output.stderr)
             );
-            let line = String::from_utf8(output.stdout).unwrap();
-            print!("round {round}: {line}");
-            if let Ok(path) = env::var("JSON") {
-                let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
-                file.write_all(line.as_bytes()).unwrap();
-            }
+            print!("{}", String::from_utf8_lossy(&output.stdout));
         }
     }
 }

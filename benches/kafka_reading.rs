@@ -6,7 +6,7 @@
 //! disturbs all alike. `ROUNDS` (5) says how many turns, `RECORDS` (2,000,000) how many records, `VARIANTS`
 //! (`poll,batch,source,refused,applied,written`) what is measured (`other-source` and so on by the benchmark as built elsewhere, in
 //! `OTHER`; `streams-memory` and `streams-rocksdb` by the command in `STREAMS`), `PROPERTIES` (`fetch.max.bytes=4194304,…`)
-//! sets further properties of the source's clients, and `JSON` is a file to which each measurement is appended.
+//! sets further properties of the source's clients. Each measurement is a line of JSON.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "kafka_reading/applied.rs"]
@@ -20,8 +20,6 @@ mod servers;
 
 use std::collections::BTreeMap;
 use std::env;
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -90,7 +88,7 @@ fn main() {
                 .map(|number| number.parse().unwrap())
                 .collect();
             let numbers: [f64; 3] = numbers.try_into().unwrap();
-            append(variant, round, numbers);
+            print_line(variant, round, numbers);
             measured.entry(variant).or_default().push(numbers);
         }
     }
@@ -130,14 +128,12 @@ fn command(variant: &str, brokers: &str, records: u64) -> Command {
     command
 }
 
-fn append(variant: &str, round: u64, [thousands, cpu_ns, peak_mb]: [f64; 3]) {
-    let Ok(path) = env::var("JSON") else { return };
+fn print_line(variant: &str, round: u64, [thousands, cpu_ns, peak_mb]: [f64; 3]) {
     let line = serde_json::json!({
         "variant": variant, "round": round, "records_per_second": thousands * 1e3,
         "cpu_ns_per_record": cpu_ns, "peak_mb": peak_mb,
     });
-    let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
-    writeln!(file, "{line}").unwrap();
+    println!("{line}");
 }
 
 fn number(name: &str, default: u64) -> u64 {

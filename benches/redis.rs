@@ -4,8 +4,8 @@
 //!     cargo bench --bench redis             `scripts/install redis` first
 //!
 //! A server of its own for each round, without a disk, by a socket of its file system, and commands written ahead by the
-//! thousand: as fast as it goes. `READ_STATES` (1,000,000), `EVENTS` (30,000), `ROUNDS` (3), and `JSON`, a file to which each
-//! measurement is appended. Half of the events are messages, one of five mentions a member, half are reads.
+//! thousand: as fast as it goes. `READ_STATES` (1,000,000), `EVENTS` (30,000) and `ROUNDS` (3). Half of the events are messages, one of
+//! five mentions a member, half are reads. Each round is a line of JSON.
 //!
 //! - `every member`: a message adds one to the unread count of each member but its author, as exact counts need it.
 //! - `mentions only`: unread counts are not kept; a message adds to the mentioned member's count and marks the author's place.
@@ -16,7 +16,6 @@
 mod random;
 
 use std::env;
-use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -231,9 +230,6 @@ fn main() {
         channels: read_states / MEMBERS,
         users: read_states / CHANNELS_OF_USER,
     };
-    println!(
-        "every member: events/s | mentions only: events/s | overviews/s, read states/s | bytes for each"
-    );
     for round in 1..=number("ROUNDS", 3) {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("redis");
@@ -259,18 +255,11 @@ fn main() {
         client.finish();
         let overviews = answers as f64 / began.elapsed().as_secs_f64();
         assert!(client.answered_bytes - bytes_before > answers * CHANNELS_OF_USER * 30);
-        println!(
-            "{every:.0} | {mentions:.0} | {overviews:.0}, {:.0} | {bytes:.1}",
-            overviews * CHANNELS_OF_USER as f64
-        );
         let line = serde_json::json!({
             "round": round, "read_states": read_states, "events_per_second_every_member": every,
             "events_per_second_mentions_only": mentions, "overviews_per_second": overviews,
             "read_states_answered_per_second": overviews * CHANNELS_OF_USER as f64, "bytes_per_read_state": bytes,
         });
-        if let Ok(path) = env::var("JSON") {
-            let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
-            writeln!(file, "{line}").unwrap();
-        }
+        println!("{line}");
     }
 }
