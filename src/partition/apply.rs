@@ -95,12 +95,12 @@ impl Partition {
         at: LogPosition,
         event: &EventKind,
     ) -> Result<(), Missing> {
-        let Some((head, _)) = self.channels.peek(channel) else {
+        let Some(summary) = self.channels.summary(channel) else {
             let mut missing = self.missing_read_states(channel, users_named(event));
             missing.push(LoadKey::Head(channel));
             return Err(missing);
         };
-        if head.applied >= at {
+        if summary.applied >= at {
             self.counters.ignore(Ignored::Replayed);
             return Ok(());
         }
@@ -108,7 +108,7 @@ impl Partition {
             event,
             EventKind::MessageRead { .. } | EventKind::MemberLeft { .. }
         );
-        if head.deleted && is_of_the_channel {
+        if summary.deleted && is_of_the_channel {
             self.counters.ignore(Ignored::ChannelDeleted);
             return Ok(());
         }

@@ -24,10 +24,41 @@ use crate::model::planted::{Bug, Planted};
 
 struct HeadEntry {
     head: Arc<Head>,
+    /// Of this head.
+    summary: Summary,
     /// When it was loaded or last acknowledged.
     settled_at: Millis,
     dirty: Option<Dirty>,
     staged: Option<Box<Staged>>,
+}
+
+/// All that a record needs to know of its channel, unless it is about messages: kept where the channel is looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// As [`Head::applied`].
+    pub applied: LogPosition,
+    /// As [`Head::deleted`].
+    pub deleted: bool,
+}
+
+impl From<&Head> for Summary {
+    fn from(head: &Head) -> Self {
+        Summary {
+            applied: head.applied,
+            deleted: head.deleted,
+        }
+    }
+}
+
+/// How much of a channel a record needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// [`Summary`].
+    Summary,
+    /// The head.
+    Head,
+    /// The newest messages as well.
+    Messages,
 }
 
 /// Changes that are not staged yet.
@@ -264,7 +295,12 @@ impl Channels {
         ))
     }
 
-    /// The same, without counting as a use.
+    /// How a channel stands, if it is cached; does not count as a use.
+    pub fn summary(&self, channel: ChannelId) -> Option<Summary> {
+        Some(self.heads.peek(&channel)?.summary)
+    }
+
+    /// The head and its nodes, without counting as a use.
     pub fn peek(&self, channel: ChannelId) -> Option<(&Head, NodesAtHand<'_>)> {
         Some((
             &self.heads.peek(&channel)?.head,
@@ -276,20 +312,21 @@ impl Channels {
     }
 
     /// Has the processor fetch what records of these channels will need, one step after another for all of them: a step
-    /// waits for the one before, but not for other channels. Each comes with whether messages are needed as well.
-    pub fn prefetch(&self, channels: impl Iterator<Item = (ChannelId, bool)>) {
+    /// waits for the one before, but not for other channels.
+    pub fn prefetch(&self, channels: impl Iterator<Item = (ChannelId, Need)>) {
         let mut before = None;
         let each_once = channels.filter(|channel| before.replace(*channel) != Some(*channel));
         let entries: SmallVec<[_; PREFETCHED_TOGETHER]> = each_once
-            .filter_map(|(channel, needs_messages)| Some((self.heads.guess(&channel)?, needs_messages)))
+            .filter_map(|(channel, need)| Some((self.heads.guess(&channel)?, need)))
             .inspect(|(place, _)| self.heads.prefetch(*place))
             .collect();
         let heads: SmallVec<[_; PREFETCHED_TOGETHER]> = entries
             .into_iter()
-            .filter_map(|(place, needs_messages)| Some((&*self.heads.at(place)?.head, needs_messages)))
+            .filter(|(_, need)| *need >= Need::Head)
+            .filter_map(|(place, need)| Some((&*self.heads.at(place)?.head, need)))
             .inspect(|(head, _)| prefetch(*head))
             .collect();
-        let in_need_of_messages = heads.into_iter().filter(|(_, needs_messages)| *needs_messages);
+        let in_need_of_messages = heads.into_iter().filter(|(_, need)| *need >= Need::Messages);
         for (head, _) in in_need_of_messages {
             head.newest_block.newest().into_iter().for_each(prefetch);
             head.pages.last().into_iter().for_each(prefetch);
@@ -307,20 +344,20 @@ impl Channels {
     pub fn prefetch_next_staged(&self, changed_by: Millis) {
         let waiting = self.queue.iter().take(PREFETCHED_TOGETHER);
         let due = waiting.take_while(|(changed_at, ..)| *changed_at <= changed_by);
-        self.prefetch(due.map(|(.., channel)| (*channel, false)));
+        self.prefetch(due.map(|(.., channel)| (*channel, Need::Head)));
     }
 
     /// The same for those whose heads [`Channels::next_write`] will give next.
     pub fn prefetch_next_writes(&self, oldest_read_state: Option<LogPosition>, count: usize) {
         let next = self.ready.iter().take(count);
         let next = next.take_while(|(applied, _)| may_write_head(*applied, oldest_read_state));
-        self.prefetch(next.map(|(_, channel)| (*channel, false)));
+        self.prefetch(next.map(|(_, channel)| (*channel, Need::Head)));
     }
 
     /// How the head stands to the store.
     pub fn explain(&self, channel: ChannelId, now: Millis) -> Option<Row> {
         let entry = self.heads.peek(&channel)?;
-        let applied = entry.head.applied;
+        let applied = entry.summary.applied;
         let (kept, since) = match (&entry.staged, &entry.dirty) {
             (Some(staged), _) => (Kept::Writing, staged.changed_at),
             (None, Some(dirty)) => (Kept::Changed, dirty.changed_at),
@@ -341,6 +378,7 @@ impl Channels {
         self.heads.put(
             channel,
             HeadEntry {
+                summary: Summary::from(&*head),
                 head,
                 settled_at: now,
                 dirty: None,
@@ -372,12 +410,13 @@ impl Channels {
         };
         let is_first_change = self.heads.update_and_pin(&channel, |entry| {
             debug_assert!(
-                entry.head.applied < at,
+                entry.summary.applied < at,
                 "invariant 4: channel {channel} has the record {at} already"
             );
             let head = Arc::make_mut(&mut entry.head);
             change(head, &mut nodes);
             head.applied = at;
+            entry.summary = Summary::from(&*head);
             let is_clean = entry.dirty.is_none() && entry.staged.is_none();
             let is_queued = entry.dirty.is_some();
             let dirty = entry.dirty.get_or_insert_with(|| Dirty {
@@ -693,6 +732,7 @@ impl Channels {
                     "channel {channel} is in the frontier"
                 );
             }
+            assert_eq!(entry.summary, Summary::from(&*entry.head), "channel {channel}");
             let pages = entry.head.pages.last();
             assert_eq!(
                 pages.map(|page| entry.head.newest_page.to_ref(page.first, page.version)),

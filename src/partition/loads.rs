@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use hashbrown::HashMap;
 
 use super::Partition;
+use super::channels::Need;
 use super::io::{Effect, LoadKey, LoadToken, LoadedRow, Millis, NodeKey};
 use super::requests::Question;
 use crate::model::channel::{Level, Wanted};
@@ -124,15 +125,16 @@ pub fn messages_changed(event: &EventKind) -> &[MessageId] {
     }
 }
 
-/// Whether a record is about messages of its channel: then it needs the tree.
-pub fn needs_messages(event: &EventKind) -> bool {
-    !matches!(
-        event,
-        EventKind::MessageRead { .. }
-            | EventKind::MemberJoined { .. }
-            | EventKind::MemberLeft { .. }
-            | EventKind::ChannelDeleted
-    )
+/// How much of its channel a record needs.
+pub fn needed_of_channel(event: &EventKind) -> Need {
+    match event {
+        EventKind::MessageRead { .. } | EventKind::MemberLeft { .. } => Need::Summary,
+        EventKind::MemberJoined { .. } | EventKind::ChannelDeleted => Need::Head,
+        EventKind::MessageCreated { .. }
+        | EventKind::MessageUpdated { .. }
+        | EventKind::MessageDeleted { .. }
+        | EventKind::MessageMarkedUnread { .. } => Need::Messages,
+    }
 }
 
 impl Partition {

@@ -23,7 +23,7 @@ use hashbrown::HashMap;
 
 pub use counters::{Counters, Ignored};
 use io::{Effect, Input, LoadToken, Millis, Write, WriteKey};
-use loads::{Pending, Queue, messages_changed, needs_messages, users_named};
+use loads::{Pending, Queue, messages_changed, needed_of_channel, users_named};
 use requests::{Later, Requests};
 
 use crate::model::channel::Shape;
@@ -241,7 +241,7 @@ impl Partition {
         self.read_states.prefetch(keys);
         let channels = events
             .clone()
-            .map(|event| (event.channel, needs_messages(&event.kind)));
+            .map(|event| (event.channel, needed_of_channel(&event.kind)));
         self.channels.prefetch(channels);
         let authors = events.flat_map(|event| {
             let channel = event.channel;
