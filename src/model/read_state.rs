@@ -153,7 +153,9 @@ impl ReadState {
 
 fn forget_up_to(list: &mut RememberedList, id: MessageId) {
     let read = list.partition_point(|remembered| remembered.id <= id);
-    list.drain(..read);
+    if read > 0 {
+        list.drain(..read);
+    }
 }
 
 fn remove(list: &mut RememberedList, id: MessageId) {

@@ -112,6 +112,9 @@ impl Partition {
             self.counters.ignore(Ignored::ChannelDeleted);
             return Ok(());
         }
+        if let Some((user, change)) = self.only_change(channel, event) {
+            return self.change_one(channel, at, user, &change);
+        }
         let mut plan = Plan::default();
         if !self.plan(channel, at, event, &mut plan)? {
             return Ok(());
@@ -125,6 +128,54 @@ impl Partition {
         self.change_channel(channel, at, event, &mut plan.edits);
         self.change_read_states(channel, at, &plan.changes, &slots);
         Ok(())
+    }
+
+    /// Of a record that changes one read state and nothing else: that.
+    fn only_change(&self, channel: ChannelId, event: &EventKind) -> Option<(UserId, Change)> {
+        match event {
+            EventKind::MessageRead { user, message } => Some((*user, Change::Read(*message))),
+            EventKind::MemberJoined { user } => {
+                let newest = self.channels.peek(channel).map(|(head, _)| {
+                    match self.is_planted(Bug::JoinForgetsDeleted) {
+                        true => head.last_message(),
+                        false => head.newest_seen,
+                    }
+                });
+                Some((*user, Change::Joined(newest.unwrap_or_default())))
+            }
+            EventKind::MemberLeft { user } => Some((*user, Change::Left)),
+            EventKind::MessageCreated { .. }
+            | EventKind::MessageUpdated { .. }
+            | EventKind::MessageDeleted { .. }
+            | EventKind::MessageMarkedUnread { .. }
+            | EventKind::ChannelDeleted => None,
+        }
+    }
+
+    fn change_one(
+        &mut self,
+        channel: ChannelId,
+        at: LogPosition,
+        user: UserId,
+        change: &Change,
+    ) -> Result<(), Missing> {
+        let key = ReadStateKey { user, channel };
+        let Some(slot) = self.read_states.find(&key) else {
+            return Err(vec![LoadKey::ReadState(key)]);
+        };
+        self.counters.read_state_hits += 1;
+        self.counters.channel_hits += 1;
+        let (limits, when) = (self.settings.counts, self.when(at));
+        let was_skipped = self
+            .read_states
+            .change((key, slot), when, self.now, |state| change.make(state, &limits));
+        self.counters.changes_skipped += u64::from(was_skipped);
+        Ok(())
+    }
+
+    /// When a change is made, and where it begins if what is before it waits.
+    fn when(&self, at: LogPosition) -> (LogPosition, LogPosition) {
+        (at, self.waiting.first().map_or(at, |first| at.min(*first)))
     }
 
     /// Where the read states of these users are.
@@ -184,18 +235,11 @@ impl Partition {
             EventKind::MessageMarkedUnread { user, message } => {
                 self.plan_rewind(channel, at, *user, *message, changes)?
             }
-            EventKind::MessageRead { user, message } => changes.add(*user, Change::Read(*message)),
-            EventKind::MemberJoined { user } => {
-                let newest = self.channels.peek(channel).map(|(head, _)| {
-                    match self.is_planted(Bug::JoinForgetsDeleted) {
-                        true => head.last_message(),
-                        false => head.newest_seen,
-                    }
-                });
-                changes.add(*user, Change::Joined(newest.unwrap_or_default()));
-            }
-            EventKind::MemberLeft { user } => changes.add(*user, Change::Left),
-            EventKind::ChannelDeleted => {}
+            // What changes one read state only needs no plan, and a channel's end changes none.
+            EventKind::MessageRead { .. }
+            | EventKind::MemberJoined { .. }
+            | EventKind::MemberLeft { .. }
+            | EventKind::ChannelDeleted => {}
         }
         Ok(true)
     }
@@ -368,8 +412,7 @@ impl Partition {
     fn change_read_states(&mut self, channel: ChannelId, at: LogPosition, changes: &Changes, slots: &[Slot]) {
         let limits = self.settings.counts;
         let one_by_one = self.is_planted(Bug::TwoChangesOfOneRecord);
-        let not_before = self.waiting.first().map_or(at, |first| at.min(*first));
-        let when = (at, not_before);
+        let when = self.when(at);
         for ((user, list), slot) in changes.by_user().zip(slots) {
             let place = (ReadStateKey { user, channel }, *slot);
             if one_by_one {

@@ -121,6 +121,15 @@ impl Entry {
         LogPosition::from_bits(self.applied & PLACE)
     }
 
+    pub fn set_applied(&mut self, at: LogPosition) {
+        self.applied = self.applied & !PLACE | at.to_bits();
+    }
+
+    /// As [`ReadState::exists`].
+    pub fn exists(&self) -> bool {
+        self.applied() != LogPosition::NOTHING
+    }
+
     pub fn is_stored(&self) -> bool {
         self.applied & STORED != 0
     }
@@ -159,6 +168,7 @@ impl Entry {
     }
 
     /// Takes over what fits, and gives back what has to be kept elsewhere.
+    #[inline]
     pub fn pack(&mut self, state: &ReadState) -> Option<More> {
         let top = |is_set: bool| if is_set { TOP } else { 0 };
         let fits = state.mentions.len() <= 1
@@ -168,7 +178,7 @@ impl Entry {
         self.user = self.user & !TOP | top(state.membership == Membership::Joined);
         self.channel = self.channel & !TOP | top(state.membership == Membership::Left);
         self.last_read = state.last_read.0 | top(!fits);
-        self.applied = self.applied & !PLACE | state.applied.to_bits();
+        self.set_applied(state.applied);
         if fits {
             self.memory = state
                 .mentions

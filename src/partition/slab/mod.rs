@@ -281,10 +281,30 @@ impl Slab {
 
     /// Makes the change of the record at `at`. Whether that made it another one than before, or begins it.
     pub fn change(&mut self, slot: Slot, at: LogPosition, change: impl FnOnce(&mut ReadState)) -> bool {
-        let mut state = self.state(slot);
-        let exists = state.exists();
+        let before = self.entries[slot.0 as usize];
+        if before.has_more() {
+            return self.change_with_more(slot, at, change);
+        }
+        let mut state = before.unpack(None);
         change(&mut state);
-        if exists && self.is_packed_as(slot, &state) {
+        let mut entry = before;
+        let more = entry.pack(&state);
+        if entry == before && before.exists() {
+            return false;
+        }
+        entry.set_applied(at);
+        self.entries[slot.0 as usize] = entry;
+        if let Some(more) = more {
+            self.keep_more(slot, more);
+        }
+        true
+    }
+
+    fn change_with_more(&mut self, slot: Slot, at: LogPosition, change: impl FnOnce(&mut ReadState)) -> bool {
+        let before = self.state(slot);
+        let mut state = before.clone();
+        change(&mut state);
+        if state == before {
             return false;
         }
         state.applied = at;
@@ -292,21 +312,15 @@ impl Slab {
         true
     }
 
-    fn is_packed_as(&self, slot: Slot, state: &ReadState) -> bool {
-        let entry = &self.entries[slot.0 as usize];
-        if entry.has_more() {
-            return self.state(slot) == *state;
-        }
-        let mut packed = *entry;
-        packed.pack(state).is_none() && packed == *entry
-    }
-
     /// Replaces the read state.
     fn set_state(&mut self, slot: Slot, state: &ReadState) {
         self.drop_more(slot);
-        let Some(more) = self.entries[slot.0 as usize].pack(state) else {
-            return;
-        };
+        if let Some(more) = self.entries[slot.0 as usize].pack(state) {
+            self.keep_more(slot, more);
+        }
+    }
+
+    fn keep_more(&mut self, slot: Slot, more: More) {
         let number = self.more_free.pop().unwrap_or_else(|| {
             self.more.push(None);
             (self.more.len() - 1) as u32
