@@ -235,11 +235,26 @@ pub fn cpu_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// What it takes to read that clock: the median of many times.
+/// What it takes to read that clock.
 pub fn clock_ns() -> u64 {
-    let mut times: Vec<u64> = (0..100_000)
-        .map(|_| {
+    median_ns(100_000, |_| ())
+}
+
+/// What it takes to touch a page of memory for the first time, with the clock: a message that needs one waits for it.
+pub fn page_ns() -> u64 {
+    const PAGES: usize = 16_384;
+    let page_bytes = rustix::param::page_size();
+    let mut memory = vec![0_u8; PAGES * page_bytes];
+    median_ns(PAGES, |page| {
+        std::hint::black_box(&mut memory)[page * page_bytes] = 1
+    })
+}
+
+fn median_ns(times: usize, mut call: impl FnMut(usize)) -> u64 {
+    let mut times: Vec<u64> = (0..times)
+        .map(|number| {
             let began = cpu_ns();
+            call(number);
             cpu_ns() - began
         })
         .collect();

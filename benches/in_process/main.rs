@@ -24,7 +24,7 @@ mod traffic;
 
 use std::time::Instant;
 
-use driven::{Driven, clock_ns, cpu_ns, rss_bytes};
+use driven::{Driven, clock_ns, cpu_ns, page_ns, rss_bytes};
 use traffic::{Chat, Traffic};
 
 /// As in the program.
@@ -90,10 +90,10 @@ fn throughput(read_states: u64, partitions: u64, events: u64, has: &impl Fn(&str
     let (p50, p99, p999, longest) = (at(0.5), at(0.99), at(0.999), timed.longest_ns());
     let batch_p999 = timed.batches_ns.value_at_quantile(0.999);
     let (per_second, per_second_wall) = (events as f64 / cpu, events as f64 / wall);
-    let clock = clock_ns();
+    let (clock, page) = (clock_ns(), page_ns());
     if has("--json") {
         println!(
-            "{{\"read_states\":{read_states},\"partitions\":{partitions},\"events\":{events},\"is_skewed\":{},\"events_per_second\":{per_second:.0},\"events_per_second_wall\":{per_second_wall:.0},\"cold_events_per_second\":{cold_per_second:.0},\"p50_ns\":{p50},\"p99_ns\":{p99},\"p999_ns\":{p999},\"longest_ns\":{longest},\"batch_p999_ns\":{batch_p999},\"clock_ns\":{clock},\"rss_bytes_per_read_state\":{rss:.1}}}",
+            "{{\"read_states\":{read_states},\"partitions\":{partitions},\"events\":{events},\"is_skewed\":{},\"events_per_second\":{per_second:.0},\"events_per_second_wall\":{per_second_wall:.0},\"cold_events_per_second\":{cold_per_second:.0},\"p50_ns\":{p50},\"p99_ns\":{p99},\"p999_ns\":{p999},\"longest_ns\":{longest},\"batch_p999_ns\":{batch_p999},\"clock_ns\":{clock},\"page_ns\":{page},\"rss_bytes_per_read_state\":{rss:.1}}}",
             chat.is_skewed
         );
         return;
@@ -102,7 +102,7 @@ fn throughput(read_states: u64, partitions: u64, events: u64, has: &impl Fn(&str
         "{read_states} read states, {} channels, {partitions} partitions, {events} events\n\
          every one cold: {:.2} M events/s of CPU; RSS {rss:.1} bytes for each read state, channels included\n\
          all cached: {:.2} M events/s of CPU, {:.2} M events/s by the wall's clock\n\
-         an event, with {clock} ns of the clock: p50 {p50} ns, p99 {p99} ns, p99.9 {p999} ns\n\
+         an event, with {clock} ns of the clock: p50 {p50} ns, p99 {p99} ns, p99.9 {p999} ns; a page touched for the first time: {page} ns\n\
          what is done for a batch: p99.9 {batch_p999} ns; the longest of all calls: {:.1} µs",
         chat.channels,
         cold_per_second / 1e6,
