@@ -19,7 +19,7 @@ use crate::number;
 use crate::random::Random;
 use crate::servers::wait_for;
 use crate::service::Service;
-use crate::stand::{Results, Stand, wait_until_applied, wait_until_written};
+use crate::stand::{Results, Stand, wait_until_applied, wait_until_at_rest, wait_until_written};
 use crate::traffic::{Traffic, World};
 
 const PARTITIONS: u32 = 12;
@@ -64,6 +64,11 @@ pub fn run() {
     });
     println!("a question asks for one read state, its answer has {reply_bytes} bytes");
 
+    let busy = wait_until_at_rest();
+    println!(
+        "at rest: processors are busy for {:.1} % of the time",
+        busy * 100.0
+    );
     bench.beside_echo("nothing else");
     let full_rate = full_rate(&mut traffic, &service);
     let rss_mib = service.resident_bytes() >> 20;

@@ -15,6 +15,12 @@ const JVM_FLAGS: &[&str] = &["-XX:TieredStopAtLevel=4"];
 /// How long it may take until all is applied, or written.
 const SETTLED_DEADLINE: Duration = Duration::from_secs(1800);
 
+/// What is at rest is busy for less than this part of the time, for so long.
+const BUSY_AT_REST: f64 = 0.05;
+const REST_FOR: Duration = Duration::from_secs(5);
+/// Something may go on for good.
+const REST_DEADLINE: Duration = Duration::from_secs(180);
+
 /// Kafka, NATS and, unless the store is embedded, Cassandra, and how an instance is to be on them.
 pub struct Stand {
     pub deployment: Deployment,
@@ -78,6 +84,38 @@ fn settle(what: &str, holds: impl Fn() -> bool) {
     while !holds() {
         assert!(began.elapsed() < SETTLED_DEADLINE, "waited for: {what}");
         std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Waits until servers that have just been filled have done what they put off: next to nothing runs for some seconds. Returns
+/// the busy share of the processors that is left.
+pub fn wait_until_at_rest() -> f64 {
+    let began = Instant::now();
+    loop {
+        let before = processor_time();
+        std::thread::sleep(REST_FOR);
+        let now = processor_time();
+        let busy = 1.0 - (now.idle - before.idle) / (now.all - before.all);
+        if busy < BUSY_AT_REST || began.elapsed() > REST_DEADLINE {
+            return busy;
+        }
+    }
+}
+
+/// Of all processors since the start, in ticks.
+struct ProcessorTime {
+    idle: f64,
+    all: f64,
+}
+
+fn processor_time() -> ProcessorTime {
+    let stat = fs::read_to_string("/proc/stat").unwrap();
+    let of_all = stat.lines().next().unwrap().split_whitespace().skip(1);
+    let ticks: Vec<f64> = of_all.map(|ticks| ticks.parse().unwrap()).collect();
+    // The fourth is idle, the fifth idle with a disk at work, and the last two are in others already.
+    ProcessorTime {
+        idle: ticks[3] + ticks[4],
+        all: ticks[..8].iter().sum(),
     }
 }
 
