@@ -1,5 +1,7 @@
 //! Answers: made of rows that are not ahead of the position they are given for (invariant 6).
 
+use smallvec::smallvec;
+
 use super::Partition;
 use super::io::{Answer, Effect, Explanation, Failure, LoadKey, Stamp};
 use super::loads::{Item, Missing, keys_of};
@@ -60,7 +62,7 @@ impl Partition {
                 // Its own row can be taken once the head is there.
                 let is_head = |key: &LoadKey| matches!(key, LoadKey::Head(_));
                 if question.handed.is_some() && missing.iter().any(is_head) {
-                    missing.retain(is_head);
+                    missing.retain(|key| is_head(key));
                 }
                 return Err(missing);
             }
@@ -127,7 +129,7 @@ impl Partition {
             return Outcome::Missing(state.into_iter().chain([LoadKey::Head(key.channel)]).collect());
         };
         let Some(state) = state else {
-            return Outcome::Missing(vec![LoadKey::ReadState(key)]);
+            return Outcome::Missing(smallvec![LoadKey::ReadState(key)]);
         };
         let place = head.applied.max(state.applied);
         if place > at && !self.settings.planted.is(Bug::AnswerFromRowAhead) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::Partition;
 use super::counters::Ignored;
@@ -161,7 +161,7 @@ impl Partition {
     ) -> Result<(), Missing> {
         let key = ReadStateKey { user, channel };
         let Some(slot) = self.read_states.find(&key) else {
-            return Err(vec![LoadKey::ReadState(key)]);
+            return Err(smallvec![LoadKey::ReadState(key)]);
         };
         self.counters.read_state_hits += 1;
         self.counters.channel_hits += 1;
@@ -247,7 +247,7 @@ impl Partition {
     /// The message as the tree has it. Outer nothing: its node is missing.
     fn find(&mut self, channel: ChannelId, id: MessageId) -> Result<Option<Message>, Missing> {
         let Some((head, nodes)) = self.channels.get(channel) else {
-            return Err(vec![LoadKey::Head(channel)]);
+            return Err(smallvec![LoadKey::Head(channel)]);
         };
         match head.block_of(id, &nodes) {
             Ok(block) => Ok(block.and_then(|block| block.get(id).map(|message| message.to_owned()))),
@@ -375,7 +375,7 @@ impl Partition {
     ) -> Result<(), Missing> {
         let key = ReadStateKey { user, channel };
         let Some(state) = self.read_states.get(&key) else {
-            return Err(vec![LoadKey::ReadState(key)]);
+            return Err(smallvec![LoadKey::ReadState(key)]);
         };
         let is_done = state.applied >= at && !self.settings.planted.is(Bug::ReplayNotSkipped);
         if state.membership == Membership::Left || is_done {
@@ -384,7 +384,7 @@ impl Partition {
         }
         let mut rewound = state;
         let Some((head, nodes)) = self.channels.get(channel) else {
-            return Err(vec![LoadKey::Head(channel)]);
+            return Err(smallvec![LoadKey::Head(channel)]);
         };
         let last_read = MessageId(message.0 - 1);
         let (limits, planted) = (&self.settings.counts, self.settings.planted);

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 
 use super::Partition;
 use super::channels::Need;
@@ -47,8 +48,14 @@ pub struct Pending {
 /// How often to look for loads that take long.
 const SLOW_LOADS_INTERVAL_MS: u64 = 50;
 
+/// Queues that are kept for channels in which something waits next: most wait for one row, and making a queue took longer
+/// than all else that waiting does.
+const SPARE_QUEUES_MAX: usize = 64;
+/// Larger ones than this are not kept.
+const SPARE_ROOM_MAX: usize = 16;
+
 /// What is missing to go on.
-pub type Missing = Vec<LoadKey>;
+pub type Missing = SmallVec<[LoadKey; 2]>;
 
 impl Queue {
     /// How many records wait.
@@ -172,16 +179,20 @@ impl Partition {
 
     /// Puts something at the end of its channel's queue, and asks in advance for what it is known to need.
     pub(super) fn enqueue(&mut self, channel: ChannelId, item: Item, out: &mut Vec<Effect>) {
-        let users: Vec<UserId> = match &item {
+        let has_room = self.pending_loads.len() < self.settings.loads_max;
+        let missing = match &item {
             Item::Record(at, event) => {
                 self.waiting.insert(*at);
-                users_named(event).collect()
+                has_room.then(|| self.missing_read_states(channel, users_named(event)))
             }
-            Item::Question(_, question) => question.user_to_load().into_iter().collect(),
+            Item::Question(_, question) => {
+                has_room.then(|| self.missing_read_states(channel, question.user_to_load().into_iter()))
+            }
         };
-        self.queues.entry(channel).or_default().items.push_back(item);
-        if self.pending_loads.len() < self.settings.loads_max {
-            let missing = self.missing_read_states(channel, users.into_iter());
+        let queue = self.queues.entry(channel);
+        let queue = queue.or_insert_with(|| self.spare_queues.pop().unwrap_or_default());
+        queue.items.push_back(item);
+        if let Some(missing) = missing {
             self.load_all(channel, missing, out);
         }
     }
@@ -472,17 +483,39 @@ impl Partition {
     }
 
     fn drop_queue(&mut self, channel: ChannelId) {
-        let Some(queue) = self.queues.remove(&channel) else {
+        let Some(mut queue) = self.queues.remove(&channel) else {
             return;
         };
         self.read_states.release(channel);
-        for (_, token) in queue.loading {
+        for (_, token) in queue.loading.drain() {
             self.pending_loads.remove(&token);
+        }
+        if self.spare_queues.len() < SPARE_QUEUES_MAX && queue.is_small() {
+            self.spare_queues.push(queue.emptied());
         }
     }
 }
 
 impl Queue {
+    fn is_small(&self) -> bool {
+        self.items.capacity() <= SPARE_ROOM_MAX
+            && self.loading.capacity() <= SPARE_ROOM_MAX
+            && self.parked.capacity() <= SPARE_ROOM_MAX
+    }
+
+    /// A new one in the memory of this one.
+    fn emptied(mut self) -> Self {
+        self.items.clear();
+        self.loading.clear();
+        self.parked.clear();
+        Queue {
+            items: self.items,
+            loading: self.loading,
+            parked: self.parked,
+            ..Queue::default()
+        }
+    }
+
     fn has_parked(&self, key: &LoadKey) -> bool {
         matches!(key, LoadKey::ReadState(key) if self.parked.iter().any(|(parked, _)| parked == key))
     }

@@ -137,6 +137,8 @@ pub struct Partition {
     channels: channels::Channels,
     /// Channels of which something is waiting for a load.
     queues: HashMap<ChannelId, Queue>,
+    /// Emptied, for the next channels in which something waits.
+    spare_queues: Vec<Queue>,
     pending_loads: HashMap<LoadToken, Pending>,
     slow_loads_due: Millis,
     last_token: u64,
@@ -190,6 +192,7 @@ impl Partition {
             read_states: read_states::ReadStates::new(cache, durable, settings.planted),
             channels: channels::Channels::new(settings.planted),
             queues: HashMap::new(),
+            spare_queues: Vec::new(),
             pending_loads: HashMap::new(),
             slow_loads_due: Millis::default(),
             last_token: 0,

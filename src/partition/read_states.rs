@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 
 use super::changes::{Changes, Left};
 use super::io::{Kept, Millis, Row};
@@ -47,7 +48,7 @@ pub struct ReadStates {
     forgotten: HashMap<ChannelId, usize>,
     changes: Changes,
     /// Entries that must not leave, by channel: something waits there.
-    held: HashMap<ChannelId, Vec<Slot>>,
+    held: HashMap<ChannelId, SmallVec<[Slot; 4]>>,
     /// Read states of which a read of the store that is still used may not have shown a row: those that are new.
     new: Unseen,
     /// Those that were loaded and that another owner may have written just before. Apart, since they don't wait for a write.
