@@ -208,8 +208,8 @@ impl Write {
 /// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// To [`Input::Get`]: one for each key, in order. To [`Input::Overview`]: one for each read state there may be, in no
-    /// order, those that do not exist, were left or are of a deleted channel among them.
+    /// To [`Input::Get`]: one for each key, in order; one failure if it has no keys and fails. To [`Input::Overview`]: one
+    /// for each read state there may be, in no order, those that do not exist, were left or are of a deleted channel among them.
     Answers(Vec<Result<Answer, Failure>>),
     /// To [`Input::TakeStamp`].
     Stamp(Stamp),

@@ -309,13 +309,20 @@ impl Partition {
         }
     }
 
-    /// Ends the requests that have run out of time.
+    /// Ends the requests that have run out of time. One without keys has failed as well: what it waited for did not come.
     pub(super) fn expire(&mut self, out: &mut Vec<Effect>) {
         let mut expired = false;
         while let Some(request) = self.requests.next_expired(self.now) {
             self.counters.requests_expired += 1;
-            self.close(request, out);
             expired = true;
+            let reply = match self.requests.close(request) {
+                Some(Reply::Answers(answers)) if answers.is_empty() => {
+                    Reply::Answers(vec![Err(Failure::TimedOut)])
+                }
+                Some(reply) => reply,
+                None => continue,
+            };
+            out.push(Effect::Reply { request, reply });
         }
         if expired {
             let open = &self.requests.open;
@@ -324,5 +331,41 @@ impl Partition {
                 !later.is_empty()
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::partition::io::Input;
+    use crate::partition::{ReadStateCache, Settings, Share};
+
+    #[test]
+    fn a_request_without_keys_fails_if_what_it_waits_for_does_not_come() {
+        let share = Share {
+            channel_bytes: 1,
+            dirty: 1,
+        };
+        let (cache, start) = (ReadStateCache::new(1), LogPosition::start(0));
+        let mut partition = Partition::new(Settings::default(), share, cache, 0, start, Offset(0));
+        let get = Get {
+            request: RequestId(1),
+            keys: Vec::new(),
+            after: Some(Offset(7)),
+            deadline: Millis(10),
+            explain: false,
+        };
+        let mut out = Vec::new();
+        partition.handle(Millis(0), Input::Get(get), &mut out);
+        assert!(out.is_empty());
+        partition.handle(Millis(10), Input::Tick, &mut out);
+        let Some(Effect::Reply {
+            reply: Reply::Answers(answers),
+            ..
+        }) = out.pop()
+        else {
+            panic!("it is not answered");
+        };
+        assert_eq!(answers, [Err(Failure::TimedOut)]);
     }
 }

@@ -229,6 +229,13 @@ impl Question for PartitionGet {
             Err(_) if self.partial => return Ok(all_unavailable(&self.keys)),
             Err(why) => return Err(unanswered(partition, why)),
         };
+        // Without keys there is nothing but the position to wait for.
+        if let ([], [Err(failure)]) = (&self.keys[..], &answers[..]) {
+            return match self.partial {
+                true => Ok(all_unavailable(&self.keys)),
+                false => Err(QueryError::from(*failure)),
+            };
+        }
         if answers.len() != self.keys.len() {
             return Err(QueryError::new(
                 Code::Unavailable,
