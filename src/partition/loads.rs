@@ -48,8 +48,8 @@ pub struct Pending {
 /// How often to look for loads that take long.
 const SLOW_LOADS_INTERVAL_MS: u64 = 50;
 
-/// Queues that are kept for channels in which something waits next: most wait for one row, and making a queue took longer
-/// than all else that waiting does.
+/// Queues that are kept for channels in which something waits next: most wait for one row, and to make a queue for it takes
+/// several allocations.
 const SPARE_QUEUES_MAX: usize = 64;
 /// Larger ones than this are not kept.
 const SPARE_ROOM_MAX: usize = 16;
@@ -179,21 +179,26 @@ impl Partition {
 
     /// Puts something at the end of its channel's queue, and asks in advance for what it is known to need.
     pub(super) fn enqueue(&mut self, channel: ChannelId, item: Item, out: &mut Vec<Effect>) {
+        if let Item::Record(at, _) = &item {
+            self.waiting.insert(*at);
+        }
         let has_room = self.pending_loads.len() < self.settings.loads_max;
-        let missing = match &item {
-            Item::Record(at, event) => {
-                self.waiting.insert(*at);
-                has_room.then(|| self.missing_read_states(channel, users_named(event)))
-            }
-            Item::Question(_, question) => {
-                has_room.then(|| self.missing_read_states(channel, question.user_to_load().into_iter()))
-            }
-        };
+        let missing = has_room.then(|| self.missing_for(channel, &item));
         let queue = self.queues.entry(channel);
         let queue = queue.or_insert_with(|| self.spare_queues.pop().unwrap_or_default());
         queue.items.push_back(item);
         if let Some(missing) = missing {
             self.load_all(channel, missing, out);
+        }
+    }
+
+    /// Which read states that something is known to need are not cached.
+    fn missing_for(&self, channel: ChannelId, item: &Item) -> Missing {
+        match item {
+            Item::Record(_, event) => self.missing_read_states(channel, users_named(event)),
+            Item::Question(_, question) => {
+                self.missing_read_states(channel, question.user_to_load().into_iter())
+            }
         }
     }
 
@@ -469,14 +474,7 @@ impl Partition {
         };
         let mut missing = Missing::new();
         for item in queue.items.iter().take(room) {
-            match item {
-                Item::Record(_, event) => {
-                    missing.extend(self.missing_read_states(channel, users_named(event)))
-                }
-                Item::Question(_, question) => {
-                    missing.extend(self.missing_read_states(channel, question.user_to_load().into_iter()));
-                }
-            }
+            missing.extend(self.missing_for(channel, item));
         }
         missing.truncate(room);
         self.load_all(channel, missing, out);
